@@ -1,0 +1,68 @@
+"""What the user sees: results on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+_start_s = time.monotonic()
+
+
+def print_result(text: str) -> None:
+    """Print a line (or lines) of a result."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def print_json(document: Any) -> None:
+    """Print a result as JSON, for other programs."""
+    print_result(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def print_rich(renderable: RenderableType) -> None:
+    """Print a table or other Rich value as a result, without colour where it is no terminal."""
+    _rich_console(sys.stdout.isatty()).print(renderable)
+
+
+def say(text: str) -> None:
+    """Tell the user something that is no result."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def warn(text: str) -> None:
+    say(f"nestctl: warning: {text}")
+
+
+@contextmanager
+def step(text: str) -> Iterator[None]:
+    """Show that something is being done, with the time that has passed.
+
+    On a terminal a line that counts; elsewhere a plain line when it begins and one when it has ended.
+    """
+    begun_s = time.monotonic()
+    if sys.stderr.isatty():
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        with Progress(*columns, console=_rich_console(True, stderr=True), transient=True) as progress:
+            progress.add_task(text, total=None)
+            yield
+    else:
+        say(f"[{begun_s - _start_s:6.1f}s] {text} ...")
+        yield
+    say(f"[{time.monotonic() - _start_s:6.1f}s] {text}: done in {time.monotonic() - begun_s:.1f} s")
+
+
+def _rich_console(is_terminal: bool, *, stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    # Where nobody looks at a terminal, a table must not be folded to 80 columns.
+    return Console(stderr=stderr, width=None if is_terminal else 160, highlight=False, soft_wrap=not is_terminal)

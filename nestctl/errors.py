@@ -1,0 +1,87 @@
+"""The errors a user can meet, and the exit code of each.
+
+    NestctlError                 something could not be done or found out
+      UsageError            2    a wrong option, name or file
+        LabFileError        2    a wrong lab file: says file, line and key
+      PrerequisiteError     3    something that has to be there is missing
+      NotFoundOutError      3    a question could not be answered
+      FailedError           4    a program, guest or hypervisor failed
+        CommandError        4    a process ended with a failure
+        HypervisorError     4    libvirt refused or failed
+        GuestError          4    a guest is not what it should be
+      DeadlineError         5    something did not happen in time
+
+"No" is not an error: a negative answer is a result, and its exit code is 1.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What the process says to its caller (documented in docs/reference/exit-codes.md)."""
+
+    OK = 0
+    NO = 1
+    USAGE = 2
+    NOT_FOUND_OUT = 3
+    FAILED = 4
+    DEADLINE = 5
+    BUG = 70
+    INTERRUPTED = 130
+
+
+class NestctlError(Exception):
+    """A failure with a sentence for the user and, where there is one, what to do about it.
+
+    Args:
+        message: a full sentence with the value that was seen; names in single quotes.
+        hint: what to do, in the imperative; shown on a line of its own.
+    """
+
+    exit_code = ExitCode.FAILED
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class UsageError(NestctlError):
+    exit_code = ExitCode.USAGE
+
+
+class LabFileError(UsageError):
+    pass
+
+
+class PrerequisiteError(NestctlError):
+    exit_code = ExitCode.NOT_FOUND_OUT
+
+
+class NotFoundOutError(NestctlError):
+    exit_code = ExitCode.NOT_FOUND_OUT
+
+
+class FailedError(NestctlError):
+    exit_code = ExitCode.FAILED
+
+
+class CommandError(FailedError):
+    pass
+
+
+class HypervisorError(FailedError):
+    pass
+
+
+class GuestError(FailedError):
+    pass
+
+
+class DeadlineError(NestctlError):
+    exit_code = ExitCode.DEADLINE
