@@ -1,0 +1,1 @@
+"""Frozen data that the capabilities share, with their schemas."""

@@ -1,0 +1,111 @@
+"""A lab: a tree of guests. Depth is data: a guest that has guests is a hypervisor, and nothing else is special."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+# A DNS label (RFC 1123), short enough that '<lab>-<guest>' fits a host name and a UNIX socket path of libvirt's.
+NAME_PATTERN = r"^[a-z]([a-z0-9-]{0,22}[a-z0-9])?$"
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
+
+# What a guest that is a hypervisor needs beside its guests' memory: its own system (230 MiB, measured) and QEMU's.
+HYPERVISOR_RESERVE_MIB = 512
+
+# As many as get an address in a /24 beside the gateway's.
+MOST_GUESTS = 200
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Guest(_Strict):
+    """A guest and the guests inside it."""
+
+    cpus: Annotated[int, Field(ge=1, le=255, description="Virtual CPUs.")] = 1
+    memory_mib: Annotated[
+        int,
+        Field(
+            ge=256,
+            le=16_777_216,
+            description="Memory in MiB. A guest that has guests needs what they need together, and "
+            f"{HYPERVISOR_RESERVE_MIB} MiB more.",
+        ),
+    ] = 1024
+    disk_gib: Annotated[
+        int,
+        Field(
+            ge=2, le=65_536, description="Size of the disk in GiB. It is an overlay: space is taken as it is written."
+        ),
+    ] = 8
+    nesting: Annotated[
+        bool | None,
+        Field(
+            description="Whether the guest can run guests itself. By default it can if it has guests here; 'true' "
+            "makes it a hypervisor for guests that are made by hand, 'false' takes VMX or SVM away from it."
+        ),
+    ] = None
+    guests: Annotated[
+        Mapping[Name, Guest],
+        Field(max_length=MOST_GUESTS, description="The guests inside this guest, by name; it is a hypervisor then."),
+    ] = {}
+
+    @property
+    def is_hypervisor(self) -> bool:
+        return bool(self.guests) if self.nesting is None else self.nesting
+
+    @model_validator(mode="after")
+    def _nesting_is_on_for_guests(self) -> Self:
+        if self.guests and not self.is_hypervisor:
+            raise ValueError("it has guests, and 'nesting: false' keeps it from running any")
+        return self
+
+    @model_validator(mode="after")
+    def _guests_fit(self) -> Self:
+        needed_mib = sum(guest.memory_mib for guest in self.guests.values())
+        if self.guests and needed_mib + HYPERVISOR_RESERVE_MIB > self.memory_mib:
+            raise ValueError(
+                f"its guests need {needed_mib} MiB and it needs {HYPERVISOR_RESERVE_MIB} MiB itself, "
+                f"which is more than its memory_mib of {self.memory_mib}"
+            )
+        return self
+
+
+class Lab(_Strict):
+    """A lab file's content."""
+
+    name: Annotated[Name, Field(description="The lab's name. A guest's domain is called LAB-GUEST.")]
+    image: Annotated[
+        str,
+        Field(
+            description="The image of every guest: a name of 'nestctl image list', or its beginning. "
+            "When empty, the one that is built from this machine's package sources."
+        ),
+    ] = ""
+    guests: Annotated[
+        Mapping[Name, Guest],
+        Field(
+            min_length=1,
+            max_length=MOST_GUESTS,
+            description="The guests of this machine, by name. A guest's name is unique in the whole lab.",
+        ),
+    ]
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Self:
+        seen: set[str] = set()
+        for name, _ in walk_guests(self.guests):
+            if name in seen:
+                raise ValueError(f"two guests are called '{name}'; a guest's name is unique in the whole lab")
+            seen.add(name)
+        return self
+
+
+def walk_guests(guests: Mapping[str, Guest]) -> Iterator[tuple[str, Guest]]:
+    """Yield every guest with its name, each before the guests inside it."""
+    for name, guest in guests.items():
+        yield name, guest
+        yield from walk_guests(guest.guests)

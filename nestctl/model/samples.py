@@ -1,0 +1,202 @@
+"""What a benchmark run saw, raw: workloads, levels, and the calls that measured them, as versioned JSON.
+
+Nothing here is computed: medians and ratios are made from it by `nestctl.bench.summary`.
+"""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from typing import Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import from_json
+
+from nestctl.errors import FailedError, UsageError
+
+SCHEMA: Final = "nestctl.bench/1"  # its history is in docs/reference/bench-schema.md
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Better(StrEnum):
+    LOWER = "lower"
+    HIGHER = "higher"
+
+
+class Ending(StrEnum):
+    """Why a run ended: when it was done, or before, with what had been measured until then."""
+
+    COMPLETE = "complete"
+    INTERRUPTED = "interrupted"
+    DEADLINE = "deadline"
+
+
+class Sample(Frozen):
+    """Some operations and the time they took, by the raw clock of the level that ran them.
+
+    `begin_ns` and `end_ns` are stamps of that clock; a sample that was not stamped (a boot) has none.
+    """
+
+    operations: int = Field(gt=0)
+    elapsed_ns: int = Field(gt=0)
+    begin_ns: int | None = None
+    end_ns: int | None = None
+
+
+class Workload(Frozen):
+    """How to read the samples of a workload: where lower is better as time per operation, else as operations per time.
+
+    `scale` turns nanoseconds per operation, or operations per nanosecond, into `unit`.
+    """
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    title: str
+    unit: str
+    better: Better
+    scale: float = Field(gt=0)
+    about: str = ""
+
+    def value(self, sample: Sample) -> float:
+        if self.better is Better.LOWER:
+            return sample.elapsed_ns / sample.operations * self.scale
+        return sample.operations / sample.elapsed_ns * self.scale
+
+
+class Outcome(Frozen):
+    """What came of one workload in one call: samples, or the reason why there are none."""
+
+    workload: str
+    samples: tuple[Sample, ...] = ()
+    not_measured: str = ""
+    how: str = ""
+    remark: str = ""
+
+    @model_validator(mode="after")
+    def _is_measured_or_not(self) -> Self:
+        if bool(self.samples) == bool(self.not_measured):
+            raise ValueError("an outcome has either samples or the reason why there are none")
+        return self
+
+
+class Measurement(Frozen):
+    """What the agent's `measure` prints (nestctl/agent/measure.py)."""
+
+    schema_: Literal["nestctl.measure/1"] = Field(alias="schema")
+    begin_ns: int
+    end_ns: int
+    environment: dict[str, str]
+    outcomes: tuple[Outcome, ...]
+
+
+class Call(Frozen):
+    """One visit to a level. `host_*_ns` is L0's raw clock around it, `level_*_ns` the level's own raw clock inside.
+
+    A call that failed has the reason, and no outcomes.
+    """
+
+    level: str
+    round: int = Field(ge=1)
+    host_begin_ns: int
+    host_end_ns: int
+    level_begin_ns: int | None = None
+    level_end_ns: int | None = None
+    outcomes: tuple[Outcome, ...] = ()
+    failure: str = ""
+
+
+class LevelRecord(Frozen):
+    """A level as it was: L0 has depth 0, and `above` names the level whose hypervisor runs this one.
+
+    `outcomes` are those the level did not measure itself, such as its boot; `environment` is its fingerprint.
+    """
+
+    name: str
+    depth: int = Field(ge=0)
+    above: str | None
+    is_emulated: bool
+    accelerator: str
+    environment: dict[str, str] = Field(default_factory=dict)
+    outcomes: tuple[Outcome, ...] = ()
+
+
+class Settings(Frozen):
+    """How to measure: visits per level, samples per visit and workload, the time one sample should take.
+
+    No round is begun that would not end within `budget_s`, once three have been done. The order within a round is
+    drawn with `seed`. An empty list of workloads means all.
+    """
+
+    rounds: int = Field(default=5, ge=1, le=1000)
+    samples: int = Field(default=3, ge=1, le=1000)
+    target_ms: int = Field(default=100, ge=1, le=60_000)
+    budget_s: float | None = Field(default=None, gt=0)
+    seed: int = 0
+    workloads: tuple[str, ...] = ()
+
+
+class Results(Frozen):
+    """A whole run. `created` is UTC in ISO 8601."""
+
+    schema_: Literal["nestctl.bench/1"] = Field(default=SCHEMA, alias="schema")
+    nestctl_version: str
+    created: str
+    title: str
+    ending: Ending
+    settings: Settings
+    workloads: tuple[Workload, ...]
+    levels: tuple[LevelRecord, ...]
+    calls: tuple[Call, ...]
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> Self:
+        levels = {level.name for level in self.levels}
+        workloads = {workload.name for workload in self.workloads}
+        if len(levels) != len(self.levels) or len(workloads) != len(self.workloads):
+            raise ValueError("every level and every workload has a name of its own")
+        used_levels = {call.level for call in self.calls} | {level.above for level in self.levels if level.above}
+        holders: tuple[Call | LevelRecord, ...] = (*self.calls, *self.levels)
+        used_workloads = {outcome.workload for holder in holders for outcome in holder.outcomes}
+        unknown = (used_levels - levels) | (used_workloads - workloads)
+        if unknown:
+            raise ValueError(f"it speaks of {', '.join(sorted(unknown))} and does not say what that is")
+        return self
+
+
+def parse_measurement(document: object, *, where: str) -> Measurement:
+    """Check what the agent said at the machine `where`. Raises `FailedError`."""
+    try:
+        return Measurement.model_validate_json(json.dumps(document))
+    except ValidationError as error:
+        raise FailedError(f"The agent on {where} answered with something else: {_first_mistake(error)}.") from error
+
+
+def render_results(results: Results) -> str:
+    return results.model_dump_json(indent=1, by_alias=True) + "\n"
+
+
+def parse_results(text: str | bytes, *, source: str) -> Results:
+    """Read what `render_results` wrote. Raises `UsageError` that names `source` and what is wrong with it."""
+    try:
+        document = from_json(text, allow_inf_nan=False)
+    except ValueError as error:
+        raise UsageError(f"'{source}' is no JSON: {error}.") from error
+    schema = document.get("schema") if isinstance(document, dict) else None
+    if schema != SCHEMA:
+        raise UsageError(
+            f"'{source}' has the schema '{schema}', and this nestctl reads '{SCHEMA}'."
+            if schema
+            else f"'{source}' is no result of 'nestctl bench': it has no schema.",
+            hint="Use the version of nestctl that wrote it, or measure again.",
+        )
+    try:
+        return Results.model_validate_json(text)
+    except ValidationError as error:
+        raise UsageError(f"'{source}' does not follow '{SCHEMA}': {_first_mistake(error)}.") from error
+
+
+def _first_mistake(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return ".".join(str(part) for part in first["loc"]) + ": " + first["msg"]
