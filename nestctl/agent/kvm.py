@@ -1,0 +1,336 @@
+"""Ask /dev/kvm, and prove its answers with a micro-guest: a few bytes of machine code and no operating system.
+
+Numbers and layouts are those of the kernel's <linux/kvm.h> and <asm/kvm.h> for x86_64
+(Documentation/virt/kvm/api.rst explains each call). CPUID is handled inside the kernel, so one KVM_RUN covers thousands
+of exits and what Python itself costs disappears in them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import grp
+import mmap
+import os
+import platform
+import pwd
+import signal
+import stat
+import struct
+import time
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Callable, Iterator, NamedTuple, Sequence
+
+from .fact import Fact, NotFoundOut, find_out, unknown
+
+DEVICE = "/dev/kvm"
+
+KVM_GET_API_VERSION = 0xAE00
+KVM_CREATE_VM = 0xAE01
+KVM_GET_VCPU_MMAP_SIZE = 0xAE04
+KVM_GET_SUPPORTED_CPUID = 0xC008AE05
+KVM_CREATE_VCPU = 0xAE41
+KVM_SET_USER_MEMORY_REGION = 0x4020AE46
+KVM_SET_TSS_ADDR = 0xAE47
+KVM_RUN = 0xAE80
+KVM_SET_REGS = 0x4090AE82
+KVM_GET_SREGS = 0x8138AE83
+KVM_SET_SREGS = 0x4138AE84
+KVM_SET_CPUID2 = 0x4008AE90
+
+KVM_EXIT_HLT = 5  # kvm_run.exit_reason: the guest executed HLT
+RUN_IMMEDIATE_EXIT = 1  # offsetof(struct kvm_run, immediate_exit), u8
+RUN_EXIT_REASON = 8  # offsetof(struct kvm_run, exit_reason), u32
+
+MEMORY_REGION = struct.Struct("=IIQQQ")  # slot, flags, guest_phys_addr, memory_size, userspace_addr
+REGISTERS = struct.Struct("=18Q")  # rax rbx rcx rdx rsi rdi rsp rbp r8..r15 rip rflags
+RCX, RSI, RIP, RFLAGS = 2, 4, 16, 17  # their places in struct kvm_regs
+SEGMENT_REGISTERS_SIZE = 0x138  # sizeof(struct kvm_sregs); it begins with cs, a struct kvm_segment
+CS_BASE = struct.Struct("=Q")  # kvm_segment.base, at 0
+CS_SELECTOR = struct.Struct("=H")  # kvm_segment.selector, at 12
+CPUID_HEADER = struct.Struct("=II")  # struct kvm_cpuid2: nent, padding
+CPUID_ENTRY = struct.Struct("=10I")  # struct kvm_cpuid_entry2: function index flags eax ebx ecx edx padding[3]
+
+# Intel CPUs without "unrestricted guest" need three pages for real mode, anywhere below 4 GiB that is no memory;
+# QEMU puts them here too (target/i386/kvm/kvm.c).
+TSS_ADDRESS = 0xFFFBD000
+MEMORY_SIZE = 0x4000
+CODE_ADDRESS = 0x1000
+RFLAGS_RESERVED = 0x2  # bit 1 of RFLAGS always reads 1 (Intel SDM volume 1, 3.4.3)
+
+# 16-bit code; the prefix 66 makes an operand 32 bits wide (Intel SDM volume 2 has every encoding).
+LOOP_CODE = bytes.fromhex(
+    "66 49"  # again: dec ecx
+    "75 fc"  #        jnz again
+    "f4"  #           hlt
+)
+CPUID_CODE = bytes.fromhex(
+    "66 31 c0"  # again: xor eax, eax
+    "0f a2"  #           cpuid        ; leaves through the hypervisor; overwrites eax, ebx, ecx, edx
+    "66 4e"  #           dec esi
+    "75 f7"  #           jnz again
+    "f4"  #              hlt
+)
+
+SUPPORTED_API_VERSION = 12  # api.rst, 4.1: "applications should refuse to run if it returns a value other than 12"
+NOT_PROVED = "It was not tried: --passive only reads."
+PROBE_TIMEOUT_S = 1.0  # a probe takes a hundredth of it, two levels down a third; a guest that hangs is ended
+FIRST_TURNS = 10  # few enough for a backend that needs microseconds per instruction, or an exit of a millisecond
+CALIBRATION_RUNS = 3  # of which each has to be long enough: a single one may have been interrupted
+
+
+class Sample(NamedTuple):
+    """One run of a micro-guest: `turns` of its loop took `elapsed_ns`, with one KVM_RUN around them."""
+
+    turns: int
+    elapsed_ns: int
+
+    @property
+    def ns_per_turn(self) -> float:
+        return self.elapsed_ns / self.turns
+
+
+class SupportedCpuid(NamedTuple):
+    """What KVM would give a guest: `raw` is the struct kvm_cpuid2 for KVM_SET_CPUID2."""
+
+    raw: bytes
+    entries: Sequence[tuple[int, ...]]
+
+    @property
+    def offers_vmx(self) -> bool:
+        """CPUID.1:ECX bit 5 (Intel SDM volume 3, 24.6)."""
+        return self._has_bit(leaf=1, bit=5)
+
+    @property
+    def offers_svm(self) -> bool:
+        """CPUID.80000001h:ECX bit 2 (AMD APM volume 2, 15.4)."""
+        return self._has_bit(leaf=0x80000001, bit=2)
+
+    def _has_bit(self, leaf: int, bit: int) -> bool:
+        return any(entry[0] == leaf and entry[5] >> bit & 1 for entry in self.entries)
+
+
+@contextmanager
+def open_device(path: str = DEVICE) -> Iterator[int]:
+    """Open /dev/kvm; raises OSError when it is missing, may not be opened or has no driver behind it."""
+    device = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        yield device
+    finally:
+        os.close(device)
+
+
+def read_api_version(device: int) -> int:
+    return fcntl.ioctl(device, KVM_GET_API_VERSION, 0)
+
+
+def read_supported_cpuid(device: int) -> SupportedCpuid:
+    """Ask which CPUID a guest would be given: the one answer that covers hardware, firmware, backend and `nested`."""
+    room = 256
+    while True:
+        buffer = bytearray(CPUID_HEADER.pack(room, 0)) + bytearray(CPUID_ENTRY.size * room)
+        try:
+            fcntl.ioctl(device, KVM_GET_SUPPORTED_CPUID, buffer)
+            break
+        except OSError as error:
+            if error.errno != errno.E2BIG or room > 4096:
+                raise
+            room *= 2
+    count, _ = CPUID_HEADER.unpack_from(buffer)
+    raw = bytes(buffer[: CPUID_HEADER.size + count * CPUID_ENTRY.size])
+    return SupportedCpuid(raw, tuple(CPUID_ENTRY.iter_unpack(raw[CPUID_HEADER.size :])))
+
+
+class MicroGuest:
+    """One vCPU in real mode with 16 KiB of memory. Everything is given back by `open_micro_guest`."""
+
+    def __init__(self, vcpu: int, memory: mmap.mmap, run_area: mmap.mmap) -> None:
+        self._vcpu = vcpu
+        self._memory = memory
+        self._run_area = run_area
+        self._is_running = False
+
+    def run(self, code: bytes, turns: int) -> Sample:
+        """Run `code` with `turns` in ECX and ESI until it halts, and time it.
+
+        Raises `TimeoutError` when the alarm of `deadline` ends it, `NotFoundOut` when it stops in another way.
+        """
+        self._memory[CODE_ADDRESS : CODE_ADDRESS + len(code)] = code
+        registers = [0] * 18
+        registers[RCX] = registers[RSI] = turns
+        registers[RIP] = CODE_ADDRESS
+        registers[RFLAGS] = RFLAGS_RESERVED
+        fcntl.ioctl(self._vcpu, KVM_SET_REGS, REGISTERS.pack(*registers))
+        self._is_running = True
+        try:
+            begun_ns = time.perf_counter_ns()
+            fcntl.ioctl(self._vcpu, KVM_RUN, 0)
+            elapsed_ns = time.perf_counter_ns() - begun_ns
+        finally:
+            self._is_running = False
+        (reason,) = struct.unpack_from("=I", self._run_area, RUN_EXIT_REASON)
+        if reason != KVM_EXIT_HLT:
+            raise NotFoundOut(f"The micro-guest stopped with KVM exit reason {reason} where it should have halted.")
+        return Sample(turns, max(1, elapsed_ns))
+
+    @contextmanager
+    def deadline(self, timeout_s: float) -> Iterator[None]:
+        """End a run with `TimeoutError` when the time is over. Only the main thread may use it: it takes SIGALRM."""
+
+        def interrupt(_number: int, _frame: Any) -> None:
+            # KVM_RUN that is only about to begin sees this byte; one that has begun was woken by the signal.
+            self._run_area[RUN_IMMEDIATE_EXIT] = 1
+            if self._is_running:
+                self._is_running = False
+                raise TimeoutError(errno.ETIMEDOUT, f"the micro-guest did not halt within {timeout_s:g} s")
+
+        previous = signal.signal(signal.SIGALRM, interrupt)
+        # It repeats: a first signal may come in the moment between Python's last look and KVM_RUN.
+        signal.setitimer(signal.ITIMER_REAL, timeout_s, 0.02)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, previous)
+            self._run_area[RUN_IMMEDIATE_EXIT] = 0
+
+
+@contextmanager
+def open_micro_guest(device: int) -> Iterator[MicroGuest]:
+    """Create a virtual machine with one vCPU in real mode; on the way out all of it is gone, whatever happened."""
+    if platform.machine() != "x86_64":
+        raise NotFoundOut(f"The micro-guest is x86 machine code, and this is {platform.machine()}.")
+    with ExitStack() as stack:
+        machine = fcntl.ioctl(device, KVM_CREATE_VM, 0)
+        stack.callback(os.close, machine)
+        # The address is the argument itself; fcntl takes only signed numbers.
+        fcntl.ioctl(machine, KVM_SET_TSS_ADDR, TSS_ADDRESS - (1 << 32))
+        memory = stack.enter_context(mmap.mmap(-1, MEMORY_SIZE))
+        region = MEMORY_REGION.pack(0, 0, 0, MEMORY_SIZE, _address_of(memory))
+        fcntl.ioctl(machine, KVM_SET_USER_MEMORY_REGION, region)
+        vcpu = fcntl.ioctl(machine, KVM_CREATE_VCPU, 0)
+        stack.callback(os.close, vcpu)
+        run_area = stack.enter_context(mmap.mmap(vcpu, fcntl.ioctl(device, KVM_GET_VCPU_MMAP_SIZE, 0)))
+        # A bytearray, because fcntl takes no more than 1 KiB of immutable bytes.
+        fcntl.ioctl(vcpu, KVM_SET_CPUID2, bytearray(read_supported_cpuid(device).raw))
+        _start_code_segment_at_zero(vcpu)
+        yield MicroGuest(vcpu, memory, run_area)
+
+
+def _address_of(memory: mmap.mmap) -> int:
+    # The c_char has to be gone before the mmap can be closed, so it never gets a name.
+    return ctypes.addressof(ctypes.c_char.from_buffer(memory))
+
+
+def _start_code_segment_at_zero(vcpu: int) -> None:
+    """A CPU comes out of reset with CS at 0xffff0000 (Intel SDM volume 3, 10.1.4); the code is at CODE_ADDRESS."""
+    segments = bytearray(SEGMENT_REGISTERS_SIZE)
+    fcntl.ioctl(vcpu, KVM_GET_SREGS, segments)
+    CS_BASE.pack_into(segments, 0, 0)
+    CS_SELECTOR.pack_into(segments, 12, 0)
+    fcntl.ioctl(vcpu, KVM_SET_SREGS, bytes(segments))
+
+
+def measure(
+    guest: MicroGuest, code: bytes, *, target_s: float, repeats: int = 1, timeout_s: float = 5.0
+) -> list[Sample]:
+    """Time `code`: double its turns until a run takes `target_s`, then return `repeats` runs of that many.
+
+    A run also has to take ten times what entering the guest costs, which is milliseconds two levels down. Of several
+    runs the shortest decides: on a busy machine a single one says nothing. Raises `TimeoutError` after `timeout_s`.
+    """
+    with guest.deadline(timeout_s):
+        guest.run(code, 1)  # the first run pays for the guest's page faults
+        entry_ns = min(guest.run(code, 1).elapsed_ns for _ in range(CALIBRATION_RUNS))
+        enough_ns = max(target_s * 1e9, 10 * entry_ns)
+        turns = FIRST_TURNS
+        while len(samples := _long_runs(guest, code, turns, enough_ns)) < CALIBRATION_RUNS:
+            turns *= 2
+        return samples[:repeats] + [guest.run(code, turns) for _ in range(repeats - len(samples))]
+
+
+def _long_runs(guest: MicroGuest, code: bytes, turns: int, enough_ns: float) -> list[Sample]:
+    """Return runs of equally many turns, up to the first that is too short to be counted."""
+    samples: list[Sample] = []
+    while len(samples) < CALIBRATION_RUNS:
+        sample = guest.run(code, turns)
+        if sample.elapsed_ns < enough_ns:
+            break
+        samples.append(sample)
+    return samples
+
+
+def measure_loop(target_s: float = 0.002, repeats: int = 1, timeout_s: float = 5.0) -> list[Sample]:
+    """Time `dec ecx; jnz` in a guest: about 1 ns per turn where hardware runs it.
+
+    Raises OSError when /dev/kvm cannot be used, `TimeoutError` (also one) when `timeout_s` is over, and `NotFoundOut`.
+    """
+    with open_device() as device, open_micro_guest(device) as guest:
+        return measure(guest, LOOP_CODE, target_s=target_s, repeats=repeats, timeout_s=timeout_s)
+
+
+def measure_cpuid_exit(target_s: float = 0.002, repeats: int = 1, timeout_s: float = 5.0) -> list[Sample]:
+    """Time CPUID in a guest: each turn is one exit to the hypervisor and back. Raises as `measure_loop` does."""
+    with open_device() as device, open_micro_guest(device) as guest:
+        return measure(guest, CPUID_CODE, target_s=target_s, repeats=repeats, timeout_s=timeout_s)
+
+
+def read_facts(*, passive: bool = False) -> dict[str, Fact]:
+    """Find out, question by question, what /dev/kvm can do; a question that fails leaves the others.
+
+    With `passive` it is looked at from outside and not opened.
+    """
+    questions = {
+        question: unknown(NOT_PROVED) if passive else find_out(ask) for question, ask in ACTIVE_QUESTIONS.items()
+    }
+    return {"device": find_out(_look_at_device), **questions}
+
+
+def _look_at_device() -> dict[str, str]:
+    status = Path(DEVICE).stat()
+    return {
+        "mode": stat.filemode(status.st_mode),
+        "owner": _name_of(pwd.getpwuid, status.st_uid),
+        "group": _name_of(grp.getgrgid, status.st_gid),
+    }
+
+
+def _name_of(look_up: Callable[[int], Any], number: int) -> str:
+    try:
+        return str(look_up(number)[0])
+    except KeyError:
+        return str(number)
+
+
+def _ask_api_version() -> int:
+    with open_device() as device:
+        return read_api_version(device)
+
+
+def _ask_offers() -> dict[str, bool]:
+    with open_device() as device:
+        cpuid = read_supported_cpuid(device)
+    return {"vmx": cpuid.offers_vmx, "svm": cpuid.offers_svm}
+
+
+def _ask_loop() -> dict[str, int]:
+    return _shortest(measure_loop(repeats=CALIBRATION_RUNS, timeout_s=PROBE_TIMEOUT_S))
+
+
+def _ask_cpuid_exit() -> dict[str, int]:
+    return _shortest(measure_cpuid_exit(repeats=CALIBRATION_RUNS, timeout_s=PROBE_TIMEOUT_S))
+
+
+def _shortest(samples: Sequence[Sample]) -> dict[str, int]:
+    """Return the run that was disturbed least: what else a machine does can only make it slower."""
+    return min(samples, key=lambda sample: sample.elapsed_ns)._asdict()
+
+
+ACTIVE_QUESTIONS: dict[str, Callable[[], Any]] = {
+    "api_version": _ask_api_version,
+    "offers": _ask_offers,
+    "loop": _ask_loop,
+    "cpuid_exit": _ask_cpuid_exit,
+}

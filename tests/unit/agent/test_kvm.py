@@ -1,0 +1,134 @@
+"""The micro-guest itself, where /dev/kvm opens; what needs no device, everywhere."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nestctl.agent import kvm
+from nestctl.agent.fact import NotFoundOut
+
+
+def entry(function: int, ecx: int) -> tuple[int, ...]:
+    return (function, 0, 0, 0, 0, ecx, 0, 0, 0, 0)
+
+
+@pytest.fixture
+def device() -> Iterator[int]:
+    try:
+        with kvm.open_device() as descriptor:
+            yield descriptor
+    except OSError as error:
+        pytest.skip(f"/dev/kvm does not open: {error.strerror}")
+
+
+@pytest.fixture
+def guest(device: int) -> Iterator[kvm.MicroGuest]:
+    with kvm.open_micro_guest(device) as guest:
+        yield guest
+
+
+def open_descriptors() -> set[str]:
+    return set(os.listdir("/proc/self/fd"))  # noqa: PTH208
+
+
+def test_offers_are_read_from_the_two_bits() -> None:
+    vmx = kvm.SupportedCpuid(b"", (entry(1, 1 << 5), entry(0x80000001, 0)))
+    svm = kvm.SupportedCpuid(b"", (entry(1, ~(1 << 5)), entry(0x80000001, 1 << 2)))
+    assert (vmx.offers_vmx, vmx.offers_svm, svm.offers_vmx, svm.offers_svm) == (True, False, False, True)
+
+
+@pytest.mark.skipif(not shutil.which("objdump"), reason="objdump is not installed")
+@pytest.mark.parametrize(
+    ("code", "instructions"),
+    [
+        (kvm.LOOP_CODE, ["dec ecx", "jne 0x0", "hlt"]),
+        (kvm.CPUID_CODE, ["xor eax,eax", "cpuid", "dec esi", "jne 0x0", "hlt"]),
+    ],
+)
+def test_machine_code_is_what_its_comments_say(code: bytes, instructions: list[str], tmp_path: Path) -> None:
+    (tmp_path / "code").write_bytes(code)
+    command = [
+        "objdump",
+        "-D",
+        "-b",
+        "binary",
+        "-m",
+        "i8086",
+        "-M",
+        "intel",
+        "--no-show-raw-insn",
+        str(tmp_path / "code"),
+    ]
+    listing = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    lines = [line.split("\t")[1] for line in listing.splitlines() if "\t" in line]
+    assert [" ".join(line.split()) for line in lines] == instructions
+
+
+def test_a_missing_device_is_an_error_that_says_so(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), kvm.open_device(str(tmp_path / "kvm")):
+        pass
+
+
+def test_api_version_is_the_one_there_is(device: int) -> None:
+    assert kvm.read_api_version(device) == kvm.SUPPORTED_API_VERSION
+
+
+def test_the_guest_turns_as_often_as_it_was_told(guest: kvm.MicroGuest) -> None:
+    few, many = guest.run(kvm.LOOP_CODE, 100), guest.run(kvm.LOOP_CODE, 100_000)
+    assert (few.turns, many.turns) == (100, 100_000)
+    assert many.elapsed_ns > few.elapsed_ns
+
+
+@pytest.mark.parametrize("measure", [kvm.measure_loop, kvm.measure_cpuid_exit])
+@pytest.mark.usefixtures("device")
+def test_measuring_gives_as_many_equal_runs_as_asked_and_leaves_nothing_open(measure: object) -> None:
+    assert callable(measure)
+    before = open_descriptors()
+    samples = measure(target_s=0.001, repeats=3)
+    assert len(samples) == 3
+    assert len({sample.turns for sample in samples}) == 1
+    assert samples[0].elapsed_ns >= 1_000_000
+    assert open_descriptors() == before
+
+
+def test_a_guest_that_never_halts_is_ended_by_the_deadline(guest: kvm.MicroGuest) -> None:
+    begun_s = time.monotonic()
+    with pytest.raises(TimeoutError), guest.deadline(0.1):
+        guest.run(bytes.fromhex("eb fe"), 1)  # again: jmp again
+    assert time.monotonic() - begun_s < 1
+    assert guest.run(kvm.LOOP_CODE, 10).turns == 10
+
+
+def test_the_deadline_gives_the_alarm_back(guest: kvm.MicroGuest) -> None:
+    previous = signal.getsignal(signal.SIGALRM)
+    with guest.deadline(5):
+        assert signal.getsignal(signal.SIGALRM) is not previous
+    assert signal.getsignal(signal.SIGALRM) is previous
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_a_guest_that_stops_in_another_way_is_not_believed(guest: kvm.MicroGuest) -> None:
+    with pytest.raises(NotFoundOut, match="exit reason"), guest.deadline(1):
+        guest.run(bytes.fromhex("e6 80"), 1)  # out 0x80, al: leaves to user space
+
+
+@pytest.mark.usefixtures("device")
+def test_facts_are_found_in_well_under_a_second() -> None:
+    begun_s = time.monotonic()
+    facts = kvm.read_facts()
+    assert time.monotonic() - begun_s < 0.5
+    assert "value" in facts["loop"]
+    assert "value" in facts["cpuid_exit"]
+
+
+def test_passive_does_not_open_the_device() -> None:
+    facts = kvm.read_facts(passive=True)
+    assert {facts[question]["unknown"] for question in kvm.ACTIVE_QUESTIONS} == {kvm.NOT_PROVED}

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+
+import pytest
+
+import nestctl.agent
+from nestctl.agent.__main__ import main
+
+SOURCES = sorted(Path(nestctl.agent.__file__).parent.glob("*.py"))
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
+def test_every_module_is_python_3_8(source: Path) -> None:
+    ast.parse(source.read_text(encoding="utf-8"), feature_version=(3, 8))
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
+def test_every_module_imports_only_the_standard_library_and_its_neighbours(source: Path) -> None:
+    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.level == 0:
+            names = [node.module or ""]
+        assert not [name for name in names if name.split(".")[0] in ("nestctl", "typer", "rich", "pydantic")]
+
+
+def test_facts_are_printed_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["facts", "--passive"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["schema"] == "nestctl.facts/1"
+    assert document["host"]["kernel"]["value"] == Path("/proc/sys/kernel/osrelease").read_text(encoding="utf-8").strip()
+
+
+def test_unknown_subcommand_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as refused:
+        main(["guess"])
+    assert refused.value.code == 2
+    assert "guess" in capsys.readouterr().err
