@@ -1,0 +1,280 @@
+"""Call libvirt: this machine's, or a guest's through its SSH connection. Nothing else in nestctl does."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# The driver that is embedded in this process would log to our standard error; what matters comes as an exception.
+os.environ.setdefault("LIBVIRT_LOG_OUTPUTS", "3:file:/dev/null")
+
+import libvirt
+
+from nestctl.adapters.embedded import (
+    URI_PREFIX,
+    embedded_root,
+    own_embedded_root,
+    parse_embedded_root,
+    remove_unused_root,
+)
+from nestctl.adapters.ssh import SshShell
+from nestctl.deadline import Deadline
+from nestctl.errors import FailedError, HypervisorError, NestctlError, PrerequisiteError, UsageError
+from nestctl.paths import state_directory
+
+log = logging.getLogger(__name__)
+
+SYSTEM_URI = "qemu:///system"
+SESSION_URI = "qemu:///session"
+_SYSTEM_SOCKETS = (Path("/run/libvirt/virtqemud-sock"), Path("/run/libvirt/libvirt-sock"))
+
+# How often the embedded driver is tried again while a process that had it open ends.
+_RETRY_S = 0.05
+
+_HINTS = {
+    libvirt.VIR_ERR_NO_CONNECT: "Is libvirt installed, and does its daemon run? Try 'virsh -c URI uri'.",
+    libvirt.VIR_ERR_AUTH_FAILED: "Add the account to the group 'libvirt', or use '--connect qemu:///session'.",
+    libvirt.VIR_ERR_XML_INVALID_SCHEMA: "This is a bug in nestctl's template; please report it with 'nestctl render'.",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Domain:
+    """A domain as libvirt has it. `xml` is the inactive definition; `live_xml` what runs, or empty."""
+
+    name: str
+    is_running: bool
+    xml: str
+    live_xml: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    name: str
+    is_active: bool
+    xml: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hypervisor:
+    """One libvirt, at whatever level. Every call raises `HypervisorError` with libvirt's own words when it fails."""
+
+    where: str
+    uri: str
+    connection: Any
+
+    def list_domains(self) -> tuple[Domain, ...]:
+        with _errors(f"list the domains of {self.where}"):
+            return tuple(_observe(domain) for domain in self.connection.listAllDomains())
+
+    def define_domain(self, xml: str) -> None:
+        """Define a domain, checked against libvirt's schema (elements it does not know are errors, not ignored)."""
+        with _errors(f"define a domain on {self.where}"):
+            self.connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
+
+    def start_domain(self, name: str) -> None:
+        with _errors(f"start the domain '{name}' on {self.where}"):
+            self.connection.lookupByName(name).create()
+
+    def read_trouble(self, name: str) -> str:
+        """Say what keeps a domain from running on, as the end of a sentence; empty when nothing does."""
+        with _errors(f"ask {self.where} about the domain '{name}'"):
+            domain = self.connection.lookupByName(name)
+            state, _ = domain.state()
+            # QEMU stops a guest whose write fails for want of space (its default, werror=enospc).
+            failed = domain.diskErrors() if state == libvirt.VIR_DOMAIN_PAUSED else {}
+        if state in (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_CRASHED):
+            return "has stopped"
+        if failed:
+            is_full = libvirt.VIR_DOMAIN_DISK_ERROR_NO_SPACE in failed.values()
+            said = f"No space left on device on {self.where}" if is_full else f"I/O error on {self.where}"
+            return f"stands still, because its disk could not be written: {said}"
+        return ""
+
+    def remove_domain(self, name: str) -> None:
+        """Stop a domain at once and forget it, with its nvram and managed save if it has any."""
+        with _errors(f"remove the domain '{name}' from {self.where}"):
+            domain = self.connection.lookupByName(name)
+            if domain.isActive():
+                _destroy(domain)
+            domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM)
+
+    def list_networks(self) -> tuple[Network, ...]:
+        """List the networks; none where the driver has no networks at all (qemu:///embed)."""
+        try:
+            networks = self.connection.listAllNetworks()
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT:
+                return ()
+            raise _explain(error, f"list the networks of {self.where}") from error
+        with _errors(f"list the networks of {self.where}"):
+            return tuple(Network(name=it.name(), is_active=bool(it.isActive()), xml=it.XMLDesc()) for it in networks)
+
+    def define_network(self, xml: str) -> None:
+        with _errors(f"define a network on {self.where}"):
+            self.connection.networkDefineXMLFlags(xml, libvirt.VIR_NETWORK_DEFINE_VALIDATE)
+
+    def start_network(self, name: str) -> None:
+        with _errors(f"start the network '{name}' on {self.where}"):
+            self.connection.networkLookupByName(name).create()
+
+    def remove_network(self, name: str) -> None:
+        with _errors(f"remove the network '{name}' from {self.where}"):
+            network = self.connection.networkLookupByName(name)
+            if network.isActive():
+                network.destroy()
+            network.undefine()
+
+    def read_domain_capabilities(self, emulator: str, domain_type: str) -> str:
+        """Read what the emulator can do, as XML. The first call on a machine makes libvirt probe it, for seconds."""
+        with _errors(f"read the capabilities of {self.where}"):
+            return str(self.connection.getDomainCapabilities(emulator, "x86_64", "q35", domain_type))
+
+
+def choose_uri(wanted: str | None) -> str:
+    """Choose the connection: what was asked for, or $LIBVIRT_DEFAULT_URI, or the best that works here.
+
+    The system's libvirt where its socket may be used and its accounts can reach our files; else the session's for a
+    user, and for root, where no daemon runs, the driver embedded in this process.
+    """
+    if chosen := wanted or os.environ.get("LIBVIRT_DEFAULT_URI"):
+        return chosen
+    if any(os.access(path, os.W_OK) for path in _SYSTEM_SOCKETS):
+        if os.geteuid() == 0 or _is_open_to_others(state_directory()):
+            return SYSTEM_URI
+        log.info("%s is closed to libvirt's accounts: using %s", state_directory(), SESSION_URI)
+    return SESSION_URI if os.geteuid() != 0 else f"{URI_PREFIX}?root={embedded_root()}"
+
+
+@contextmanager
+def open_hypervisor(uri: str, *, deadline: Deadline) -> Iterator[Hypervisor]:
+    """Open this machine's libvirt. Raises `UsageError` for a URI that is none of QEMU's on this machine."""
+    if not uri.startswith("qemu:///"):
+        raise UsageError(
+            f"The connection '{uri}' is not this machine's QEMU.",
+            hint="Use qemu:///system, qemu:///session or qemu:///embed?root=DIRECTORY.",
+        )
+    if uri.startswith(URI_PREFIX):
+        yield from _open_embedded(uri, deadline)
+    else:
+        with _open(uri, "this machine") as hypervisor:
+            yield hypervisor
+
+
+def _open_embedded(uri: str, deadline: Deadline) -> Iterator[Hypervisor]:
+    root = parse_embedded_root(uri)
+    own_embedded_root(root, deadline)
+    try:
+        with _open(uri, "this machine", deadline) as hypervisor:
+            yield hypervisor
+    finally:
+        remove_unused_root(root)
+
+
+@contextmanager
+def open_guest_hypervisor(shell: SshShell) -> Iterator[Hypervisor]:
+    """Open the libvirt inside a guest, through the SSH connection that is there: one channel, no process of ours."""
+    with (
+        shell.open_socket_to(("virt-ssh-helper", SYSTEM_URI)) as path,
+        _open(f"qemu+unix:///system?socket={path}", f"'{shell.name}'") as hypervisor,
+    ):
+        yield hypervisor
+
+
+@contextmanager
+def _open(uri: str, where: str, deadline: Deadline | None = None) -> Iterator[Hypervisor]:
+    _start_event_loop()
+    with _errors(f"connect to '{uri}' on {where}"):
+        connection = _connect(uri, deadline)
+    try:
+        yield Hypervisor(where=where, uri=uri, connection=connection)
+    finally:
+        connection.close()
+
+
+def _connect(uri: str, deadline: Deadline | None) -> Any:
+    """Connect; with a deadline, wait for a process that has the embedded driver open and is about to end."""
+    while True:
+        try:
+            return libvirt.open(uri)
+        except libvirt.libvirtError as error:
+            if deadline is None or "acquire pid file" not in str(error):
+                raise
+            deadline.check()
+            time.sleep(_RETRY_S)
+
+
+def _is_open_to_others(directory: Path) -> bool:
+    """Tell whether other accounts can pass through a directory and all above it, as far as they exist."""
+    return all(path.stat().st_mode & 0o001 for path in (directory, *directory.parents) if path.exists())
+
+
+_event_loop = threading.Lock()
+_is_event_loop_running = False
+
+
+def _start_event_loop() -> None:
+    """Start libvirt's event loop, once a process: the embedded driver and keep-alives need it."""
+    global _is_event_loop_running
+    with _event_loop:
+        if _is_event_loop_running:
+            return
+        libvirt.registerErrorHandler(lambda _context, error: log.debug("libvirt: %s", error[2]), None)
+        libvirt.virEventRegisterDefaultImpl()
+        threading.Thread(target=_run_event_loop, name="libvirt-events", daemon=True).start()
+        _is_event_loop_running = True
+
+
+def _run_event_loop() -> None:
+    while True:
+        libvirt.virEventRunDefaultImpl()
+
+
+def _observe(domain: Any) -> Domain:
+    is_running = bool(domain.isActive())
+    return Domain(
+        name=domain.name(),
+        is_running=is_running,
+        xml=domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE),
+        live_xml=domain.XMLDesc() if is_running else "",
+    )
+
+
+def _destroy(domain: Any) -> None:
+    """Stop a domain. libvirt fails when the domain ends by itself, or by libvirt's own kill, before it has looked."""
+    try:
+        domain.destroy()
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID or domain.isActive():
+            raise
+
+
+@contextmanager
+def _errors(doing: str) -> Iterator[None]:
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        raise _explain(error, doing) from error
+
+
+def _explain(error: libvirt.libvirtError, doing: str) -> NestctlError:
+    said = str(error).removeprefix("internal error: ").strip().rstrip(".")
+    hint = _HINTS.get(error.get_error_code(), "")
+    if error.get_error_code() == libvirt.VIR_ERR_NO_CONNECT or said.startswith("Failed to connect socket"):
+        return PrerequisiteError(f"Could not {doing}: {said}.", hint=hint or _HINTS[libvirt.VIR_ERR_NO_CONNECT])
+    if "parse user" in said or "parse group" in said:
+        return PrerequisiteError(f"Could not {doing}: {said}.", hint="Install the package 'libvirt-daemon-system'.")
+    if "host forwarding rule" in said:
+        return PortTakenError(f"Could not {doing}: a forwarded port is taken. QEMU says: {said}.")
+    return HypervisorError(f"Could not {doing}: {said}.", hint=hint)
+
+
+class PortTakenError(FailedError):
+    """QEMU could not listen on a forwarded port: another program has taken it since it was chosen."""

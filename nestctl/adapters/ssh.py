@@ -1,0 +1,315 @@
+"""Speak SSH: to a forwarded port of this machine, or through one guest to the next. Nothing else in nestctl does.
+
+A guest's host key is known before it first boots (nestctl made it), so it is checked from the first connection on.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+import secrets
+import select
+import shlex
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol
+
+import paramiko
+
+from nestctl.adapters.shell import Completed
+from nestctl.deadline import Deadline
+from nestctl.errors import DeadlineError, GuestError, PrerequisiteError
+
+log = logging.getLogger(__name__)
+logging.getLogger("paramiko").setLevel(logging.CRITICAL)  # what it says of failed tries, we say ourselves
+
+Stream = socket.socket | paramiko.Channel
+
+# How long one try waits for sshd's greeting. It grows from try to try: QEMU's user-mode network accepts a connection
+# long before the guest does, so early tries must be short, while a slow guest needs seconds to greet.
+_FIRST_GREETING_S = 0.4
+_GREETING_GROWTH = 1.1
+_LONGEST_GREETING_S = 8.0
+
+# How often a guest that does not answer is asked after.
+_CHECK_INTERVAL_S = 2.0
+
+_CHUNK_BYTES = 65536
+
+# sshd ends nothing when a session is closed. What a command started is found by the variable $1 in its environment;
+# it is asked to end, and a second later made to.
+_END_COMMAND = """
+find_it() { grep -alsF -e "$1" /proc/[0-9]*/environ | cut -d / -f 3; }
+for signal in TERM KILL; do
+    kill -s $signal $(find_it "$1") 2> /dev/null
+    for try in 1 2 3 4 5 6 7 8 9 10; do [ -n "$(find_it "$1")" ] || exit 0; sleep 0.1; done
+done
+"""
+_END_S = 10.0
+
+
+# Messages that name a channel of the server's in their first four bytes (RFC 4254, section 9).
+_CHANNEL_MESSAGES = range(93, 99)
+_CHANNEL_CLOSE = 97
+
+
+class _Transport(paramiko.Transport):
+    """Sends nothing more to a channel once its close is sent, for which OpenSSH's server ends the whole connection.
+
+    paramiko lets go of a channel's lock between making a message and sending it, so that a thread that feeds a command
+    can be overtaken by the close that answers the command's end.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        super().__init__(stream)
+        self._closed: set[int] = set()
+
+    def open_channel(self, *arguments: Any, **options: Any) -> paramiko.Channel:
+        channel = super().open_channel(*arguments, **options)
+        self._closed.discard(channel.remote_chanid)  # the server uses its numbers again
+        return channel
+
+    def _send_message(self, data: paramiko.Message) -> None:
+        # Called with the lock that puts the messages of all threads in an order.
+        content = data.asbytes()
+        if content[0] in _CHANNEL_MESSAGES:
+            number = int.from_bytes(content[1:5], "big")
+            if number in self._closed:
+                return
+            if content[0] == _CHANNEL_CLOSE:
+                self._closed.add(number)
+        super()._send_message(data)  # type: ignore[misc]  # not in the stubs
+
+
+class Route(Protocol):
+    """A way to a guest's SSH port."""
+
+    def open_stream(self, timeout_s: float) -> Stream:
+        """Connect once. Raises `OSError` or `paramiko.SSHException` when nobody answers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DirectRoute:
+    """A port that this machine reaches."""
+
+    host: str
+    port: int
+
+    def open_stream(self, timeout_s: float) -> Stream:
+        stream = socket.create_connection((self.host, self.port), timeout=timeout_s)
+        # Else a small request waits until the one before it is acknowledged: 40 ms a command (tcp(7), TCP_NODELAY).
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return stream
+
+
+@dataclass(frozen=True, kw_only=True)
+class JumpRoute:
+    """A port that another guest reaches: one more hop, as OpenSSH's ProxyJump makes it."""
+
+    through: SshShell
+    host: str
+    port: int = 22
+
+    def open_stream(self, timeout_s: float) -> Stream:
+        return self.through.transport.open_channel(
+            "direct-tcpip", (self.host, self.port), ("127.0.0.1", 0), timeout=timeout_s
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """Who logs in, and whom to expect: OpenSSH texts of the client's private and the guest's public key."""
+
+    user: str
+    client_key: str
+    host_key: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SshShell:
+    """Commands on a guest, one channel each over a connection that stays open."""
+
+    name: str
+    transport: paramiko.Transport
+
+    @property
+    def where(self) -> str:
+        return self.name
+
+    def run(self, command: Sequence[str], *, deadline: Deadline, stdin: bytes = b"") -> Completed:
+        """Run a command (see `Shell.run`); its environment has NESTCTL_RUN, by which it is found when it is to end."""
+        log.debug("run on %s: %s", self.name, shlex.join(command))
+        deadline.check()
+        mark = f"NESTCTL_RUN={secrets.token_hex(8)}"
+        try:
+            with self.transport.open_session(timeout=deadline.remaining_s) as channel:
+                channel.exec_command(f"{mark} {shlex.join(command)}")
+                exit_code, stdout, stderr = _exchange(channel, stdin, deadline)
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            deadline.check()
+            raise GuestError(f"The connection to '{self.name}' was lost while a command ran: {error}.") from error
+        except DeadlineError:
+            self._end(mark)
+            raise
+        if exit_code == 127 and _says_missing(command[0], stderr.decode(errors="replace")):
+            raise PrerequisiteError(f"The program '{command[0]}' is not installed on '{self.name}'.")
+        log.debug("exit code %d: %s", exit_code, stderr.decode(errors="replace").strip()[-2000:])
+        return Completed(
+            command=tuple(command), where=f"'{self.name}'", exit_code=exit_code, stdout=stdout, stderr=stderr
+        )
+
+    def _end(self, mark: str) -> None:
+        failures = suppress(DeadlineError, OSError, EOFError, paramiko.SSHException)
+        with failures, self.transport.open_session(timeout=_END_S) as channel:
+            channel.exec_command(shlex.join(("sh", "-c", _END_COMMAND, "sh", mark)))
+            _exchange(channel, b"", Deadline.after(_END_S, "Ending a command"))
+
+    @contextmanager
+    def open_socket_to(self, command: Sequence[str]) -> Iterator[Path]:
+        """Make a UNIX socket of this machine whose every connection is one run of a command on the guest.
+
+        The socket lies in a directory only this account can enter; both are gone afterwards.
+        """
+        with TemporaryDirectory(prefix="nestctl-") as directory, socket.socket(socket.AF_UNIX) as listener:
+            path = Path(directory) / "socket"
+            listener.bind(str(path))
+            listener.listen()
+            threading.Thread(target=self._serve, args=(listener, command), daemon=True).start()
+            try:
+                yield path
+            finally:
+                with suppress(OSError):
+                    listener.shutdown(socket.SHUT_RDWR)
+
+    def _serve(self, listener: socket.socket, command: Sequence[str]) -> None:
+        with suppress(OSError):  # raised by accept() when the listener is closed: the end
+            while True:
+                connection, _ = listener.accept()
+                threading.Thread(target=self._bridge, args=(connection, command), daemon=True).start()
+
+    def _bridge(self, connection: socket.socket, command: Sequence[str]) -> None:
+        failures = suppress(OSError, EOFError, paramiko.SSHException)
+        with failures, connection, self.transport.open_session() as channel:
+            channel.exec_command(shlex.join(command))
+            ends = (connection.fileno(), channel.fileno())
+            while True:
+                readable, _, _ = select.select(ends, [], [])
+                if connection.fileno() in readable:
+                    if not (chunk := connection.recv(_CHUNK_BYTES)):
+                        return
+                    channel.sendall(chunk)
+                if channel.recv_stderr_ready():
+                    log.debug("%s says: %r", command[0], channel.recv_stderr(_CHUNK_BYTES))
+                if channel.recv_ready():
+                    connection.sendall(channel.recv(_CHUNK_BYTES))
+                elif channel.eof_received or channel.closed:
+                    return
+
+
+@contextmanager
+def open_ssh(
+    name: str, route: Route, identity: Identity, *, deadline: Deadline, check_alive: Callable[[], None] = lambda: None
+) -> Iterator[SshShell]:
+    """Wait until a guest's SSH server answers, log in, and close the connection in the end.
+
+    `check_alive` is called now and then while nobody answers; what it raises ends the wait.
+    Raises `DeadlineError` when it never answers, and `GuestError` when another machine answers or the key is refused.
+    """
+    transport = _connect(name, route, identity, deadline, check_alive)
+    try:
+        yield SshShell(name=name, transport=transport)
+    finally:
+        transport.close()
+
+
+def _connect(
+    name: str, route: Route, identity: Identity, deadline: Deadline, check_alive: Callable[[], None]
+) -> paramiko.Transport:
+    greeting_s = _FIRST_GREETING_S
+    next_check_s = time.monotonic() + _CHECK_INTERVAL_S
+    for _ in deadline.poll(interval_s=0.05):
+        if time.monotonic() >= next_check_s:
+            check_alive()
+            next_check_s = time.monotonic() + _CHECK_INTERVAL_S
+        try:
+            stream = route.open_stream(min(greeting_s + 2, deadline.remaining_s + 0.1))
+        except (OSError, paramiko.SSHException) as error:
+            if isinstance(route, JumpRoute) and not route.through.transport.is_active():
+                raise GuestError(f"The connection to '{route.through.name}' was lost.") from error
+            continue
+        if not select.select([stream], [], [], greeting_s)[0]:
+            stream.close()
+            greeting_s = min(greeting_s * _GREETING_GROWTH, _LONGEST_GREETING_S)
+            continue
+        transport = _Transport(stream)
+        try:
+            _log_in(transport, name, identity, deadline)
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            transport.close()
+            if isinstance(error, paramiko.AuthenticationException):
+                raise GuestError(f"'{name}' refused the lab's key: {error}.") from error
+            log.debug("%s does not answer yet: %s", name, error)
+            continue
+        except BaseException:
+            transport.close()
+            raise
+        return transport
+    raise AssertionError("a deadline ends by raising")
+
+
+def _log_in(transport: paramiko.Transport, name: str, identity: Identity, deadline: Deadline) -> None:
+    kind, _, expected = identity.host_key.partition(" ")
+    transport.get_security_options().key_types = (kind,)
+    transport.start_client(timeout=max(deadline.remaining_s, 1))
+    key = transport.get_remote_server_key()
+    if key.get_base64() != expected.split()[0]:
+        raise GuestError(
+            f"Another machine answers in place of '{name}': its host key is {key.fingerprint}.",
+            hint="See what listens there with 'ss -ltnp'; 'nestctl down' and 'nestctl up' make the guest anew.",
+        )
+    transport.auth_publickey(identity.user, paramiko.Ed25519Key.from_private_key(io.StringIO(identity.client_key)))
+    transport.set_keepalive(15)
+
+
+def _exchange(channel: paramiko.Channel, stdin: bytes, deadline: Deadline) -> tuple[int, bytes, bytes]:
+    """Send a command its input, read both of its streams, together, to their ends, and wait for its exit code."""
+    threading.Thread(target=_feed, args=(channel, stdin), daemon=True).start()
+    stdout: list[bytes] = []
+    stderr: list[bytes] = []
+    too_late = DeadlineError(f"A command did not end in time: {deadline.purpose} may take {deadline.timeout_s:.0f} s.")
+    while not (channel.eof_received or channel.closed) or channel.recv_ready() or channel.recv_stderr_ready():
+        if deadline.is_over:
+            raise too_late
+        # A channel is readable when data or the end of a stream has come.
+        select.select([channel], [], [], min(1.0, deadline.remaining_s))
+        if channel.recv_ready():
+            stdout.append(channel.recv(_CHUNK_BYTES))
+        if channel.recv_stderr_ready():
+            stderr.append(channel.recv_stderr(_CHUNK_BYTES))
+    # A command may close its streams long before it ends.
+    if not channel.status_event.wait(deadline.remaining_s):
+        raise too_late
+    exit_code = channel.recv_exit_status()
+    # A command without an exit code was ended by a signal, and sshd ended its streams; or the connection is gone.
+    if exit_code == -1 and not (channel.eof_received and channel.get_transport().is_active()):
+        raise EOFError("it was closed")
+    return exit_code, b"".join(stdout), b"".join(stderr)
+
+
+def _says_missing(program: str, said: str) -> bool:
+    """Tell whether a guest's shell said that the program itself is missing, not one that it runs."""
+    return bool(re.search(rf": {re.escape(program)}: ((command )?not found|No such file)", said))
+
+
+def _feed(channel: paramiko.Channel, stdin: bytes) -> None:
+    with suppress(OSError, paramiko.SSHException):  # the command may end without reading all of it
+        if stdin:
+            channel.sendall(stdin)
+        channel.shutdown_write()

@@ -1,0 +1,199 @@
+"""The same calls on every libvirt that needs no daemon: QEMU's driver inside this process, and libvirt's test driver.
+
+No domain is started: what QEMU does with it is for the tests that boot guests.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import libvirt
+import pytest
+
+from nestctl.adapters.embedded import embedded_root
+from nestctl.adapters.libvirt import (
+    SESSION_URI,
+    SYSTEM_URI,
+    Hypervisor,
+    PortTakenError,
+    choose_uri,
+    open_hypervisor,
+)
+from nestctl.adapters.libvirt import _explain as explain
+from nestctl.deadline import Deadline
+from nestctl.errors import HypervisorError, UsageError
+from nestctl.lab.plan import NetworkPlan
+from nestctl.lab.render import parse_mark, parse_network_owner, render_domain, render_network
+from tests.builders import lab_of_depth, plan_of_depth, plans_of
+from tests.contract.conftest import environment
+from tests.needs import need_program
+
+PLAN = plan_of_depth(2, is_emulated=True)
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def soon() -> Deadline:
+    return Deadline.after(60, "Opening libvirt")
+
+
+@pytest.fixture(scope="module")
+def open_embedded(one_directory: Path) -> Iterator[Hypervisor]:
+    """One connection for all tests: libvirt can open the embedded driver only some twenty times in a process."""
+    need_program("qemu-system-x86_64", "qemu-system-x86")
+    with (
+        environment(one_directory),
+        open_hypervisor(f"qemu:///embed?root={embedded_root()}", deadline=soon()) as hypervisor,
+    ):
+        yield hypervisor
+
+
+@pytest.fixture
+def embedded(open_embedded: Hypervisor) -> Iterator[Hypervisor]:
+    """QEMU's driver; what a test has left in it is removed."""
+    yield open_embedded
+    for name in names(open_embedded):
+        open_embedded.remove_domain(name)
+
+
+@pytest.fixture(params=["embed", "test"])
+def hypervisor(request: pytest.FixtureRequest) -> Iterator[Hypervisor]:
+    """Every driver that needs no daemon."""
+    if request.param == "embed":
+        yield request.getfixturevalue("embedded")
+        return
+    connection = libvirt.open("test:///default")
+    try:
+        yield Hypervisor(where="this machine", uri="test:///default", connection=connection)
+    finally:
+        connection.close()
+
+
+def domain_for(hypervisor: Hypervisor, xml: str | None = None) -> str:
+    """The XML of a guest; the test driver knows one type of domain, and no options of QEMU's."""
+    text = xml or render_domain(PLAN)
+    if hypervisor.uri.startswith("test:"):
+        text = re.sub("<domain type='[a-z]+'", "<domain type='test'", text)
+        text = re.sub("<(cpu|qemu:commandline|features).*</\\1>", "", text, flags=re.DOTALL)
+    return text
+
+
+def names(hypervisor: Hypervisor) -> set[str]:
+    return {domain.name for domain in hypervisor.list_domains()}
+
+
+def test_a_domain_is_defined_and_listed(hypervisor: Hypervisor) -> None:
+    before = names(hypervisor)
+    hypervisor.define_domain(domain_for(hypervisor))
+    assert names(hypervisor) - before == {"demo-l1"}
+    assert hypervisor.read_trouble("demo-l1") == "has stopped"
+
+
+def test_a_domain_is_removed_and_no_other(embedded: Hypervisor) -> None:
+    """Not on the test driver: it knows no managed save and no nvram that could be removed with a domain."""
+    embedded.define_domain(render_domain(PLAN))
+    embedded.define_domain(render_domain(plans_of(lab_of_depth(1, "other"), is_emulated=True)[0]))
+    embedded.remove_domain("demo-l1")
+    assert names(embedded) == {"other-l1"}
+
+
+def test_libvirt_keeps_our_mark(hypervisor: Hypervisor) -> None:
+    hypervisor.define_domain(domain_for(hypervisor))
+    (domain,) = (domain for domain in hypervisor.list_domains() if domain.name == "demo-l1")
+    mark = parse_mark(domain.xml)
+    assert mark
+    assert (mark.lab, mark.name, mark.digest) == ("demo", "l1", PLAN.digest)
+    assert domain.live_xml == ""
+
+
+def test_defining_twice_changes_nothing(hypervisor: Hypervisor) -> None:
+    hypervisor.define_domain(domain_for(hypervisor))
+    once = hypervisor.list_domains()
+    hypervisor.define_domain(domain_for(hypervisor))
+    assert hypervisor.list_domains() == once
+
+
+def test_an_element_that_libvirt_does_not_know_is_refused(hypervisor: Hypervisor) -> None:
+    """Without validation libvirt drops it without a word."""
+    before = names(hypervisor)
+    xml = domain_for(hypervisor).replace("<on_crash>", "<surprise/><on_crash>")
+    with pytest.raises(HypervisorError, match="Could not define a domain on this machine: XML document failed"):
+        hypervisor.define_domain(xml)
+    assert names(hypervisor) == before
+
+
+def test_text_that_is_no_xml_is_refused(hypervisor: Hypervisor) -> None:
+    with pytest.raises(HypervisorError, match="Could not define a domain"):
+        hypervisor.define_domain("<domain")
+
+
+@pytest.mark.parametrize("call", ["start_domain", "read_trouble", "remove_domain"])
+def test_a_domain_that_is_not_there_is_an_error_in_libvirts_words(hypervisor: Hypervisor, call: str) -> None:
+    with pytest.raises(HypervisorError, match=r"'nobody'.*Domain not found"):
+        getattr(hypervisor, call)("nobody")
+
+
+def test_a_driver_without_networks_has_none(embedded: Hypervisor) -> None:
+    assert embedded.list_networks() == ()
+
+
+def test_networks_are_defined_started_listed_and_removed() -> None:
+    network = plan_of_depth(2).network
+    assert isinstance(network, NetworkPlan)
+    hypervisor = Hypervisor(where="here", uri="test:///default", connection=libvirt.open("test:///default"))
+    hypervisor.define_network(render_network(network))
+    assert {it.name: it.is_active for it in hypervisor.list_networks()}["demo-l1"] is False
+    hypervisor.start_network("demo-l1")
+    (found,) = (it for it in hypervisor.list_networks() if it.name == "demo-l1")
+    assert found.is_active
+    assert parse_network_owner(found.xml) == "demo"
+    hypervisor.remove_network("demo-l1")
+    assert "demo-l1" not in {it.name for it in hypervisor.list_networks()}
+    for call in (hypervisor.start_network, hypervisor.remove_network):
+        with pytest.raises(HypervisorError, match="'demo-l1'"):
+            call("demo-l1")
+
+
+def test_qemus_driver_takes_every_golden_domain(embedded: Hypervisor) -> None:
+    paths = sorted(GOLDEN.glob("*/*.domain.xml"))
+    for path in paths:
+        text = path.read_text()
+        if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+            # QEMU's driver knows no such type then; the rest of the document is the same.
+            text = re.sub(r"<domain type='kvm'", "<domain type='qemu'", text)
+            text = text.replace("mode='host-passthrough' check='none' migratable='off'", "mode='maximum'")
+        embedded.define_domain(text)
+        (name,) = names(embedded)
+        embedded.remove_domain(name)
+    assert len(paths) > 10
+
+
+@pytest.mark.parametrize("uri", ["xen:///", "qemu+ssh://host/system", "test:///default", "nonsense", "", "lxc:///"])
+def test_a_connection_that_is_not_this_machines_qemu_is_refused(uri: str) -> None:
+    with pytest.raises(UsageError, match="is not this machine's QEMU"), open_hypervisor(uri, deadline=soon()):
+        pytest.fail("opened")
+
+
+@pytest.mark.parametrize("uri", ["qemu:///embed", "qemu:///embed?root=", "qemu:///embed?root=relative"])
+def test_the_embedded_driver_needs_a_directory(uri: str) -> None:
+    with pytest.raises(UsageError, match="names no absolute directory"), open_hypervisor(uri, deadline=soon()):
+        pytest.fail("opened")
+
+
+def test_a_taken_port_is_told_from_other_failures() -> None:
+    libvirt.virResetLastError()
+    error = libvirt.libvirtError("internal error: Could not set up host forwarding rule 'tcp:127.0.0.1:20000-:22'")
+    assert isinstance(explain(error, "start the domain"), PortTakenError)
+    assert isinstance(explain(libvirt.libvirtError("anything else"), "start the domain"), HypervisorError)
+
+
+def test_what_was_asked_for_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIBVIRT_DEFAULT_URI", SYSTEM_URI)
+    assert choose_uri(SESSION_URI) == SESSION_URI
+    assert choose_uri(None) == SYSTEM_URI
+
+
+def test_without_a_wish_it_is_one_of_three() -> None:
+    assert choose_uri(None) in {SYSTEM_URI, SESSION_URI, f"qemu:///embed?root={embedded_root()}"}
