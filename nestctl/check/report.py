@@ -1,0 +1,103 @@
+"""What the check prints: a table for people, a versioned document for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from nestctl.check.findings import Assessment, Status, Verdict
+from nestctl.model.facts import Accelerator
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+REPORT_SCHEMA = "nestctl.check/1"
+
+HEADLINES = {
+    Verdict.YES: "guests of this machine can nest with hardware help",
+    Verdict.NO: "guests of this machine cannot nest with hardware help",
+    Verdict.UNKNOWN: "whether guests of this machine can nest could not be found out",
+}
+
+COLOURS = {
+    Status.PASS: "green",
+    Status.INFO: "blue",
+    Status.WARN: "yellow",
+    Status.FAIL: "red",
+    Status.UNKNOWN: "magenta",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """An assessment with the raw answers it rests on, as the agent printed them."""
+
+    assessment: Assessment
+    collected: Mapping[str, Any]
+
+
+def render_json(report: Report) -> dict[str, Any]:
+    """Return the document of `nestctl check --json`. Its keys only change with the number in `schema`."""
+    assessment = report.assessment
+    return {
+        "schema": REPORT_SCHEMA,
+        "verdict": assessment.verdict,
+        "summary": HEADLINES[assessment.verdict],
+        "is_emulated": assessment.is_emulated,
+        "questions": {
+            "can_accelerate": asdict(assessment.can_accelerate),
+            "can_nest": asdict(assessment.can_nest),
+        },
+        "lab": asdict(assessment.choice) if assessment.choice else None,
+        "findings": [asdict(finding) for finding in assessment.findings],
+        "facts": dict(report.collected),
+    }
+
+
+def render_summary(assessment: Assessment) -> str:
+    """Say in a few lines what the findings come to."""
+    accelerate, nest = assessment.can_accelerate, assessment.can_nest
+    lines = [
+        f"verdict             {assessment.verdict.upper()}: {HEADLINES[assessment.verdict]}",
+        f"accelerated guests  {accelerate.verdict}: {accelerate.reason}",
+        f"nesting             {nest.verdict}: {nest.reason}",
+        f"labs here           {render_choice(assessment)}",
+    ]
+    if assessment.is_emulated:
+        lines.append(
+            "this machine        is itself EMULATED: what counts as its hardware is software, and so are its figures"
+        )
+    return "\n".join(lines)
+
+
+def render_choice(assessment: Assessment) -> str:
+    """Say how labs will run; that they are emulated is said loudly, because nothing is fast then."""
+    choice = assessment.choice
+    if choice is None:
+        return "cannot run: hardware help is not proved, and only x86_64 can be emulated with nesting"
+    feature = choice.cpu_feature.upper()
+    if choice.accelerator is Accelerator.KVM:
+        return f"run on KVM; their guests are given {feature}"
+    unless = ", unless KVM proves to be usable" if assessment.verdict is Verdict.UNKNOWN else ""
+    return f"run EMULATED (QEMU's TCG with {feature}), correctly but many times slower than on hardware{unless}"
+
+
+def render_table(assessment: Assessment) -> RenderableType:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("finding", "status", "what it is", "evidence"):
+        table.add_column(title, overflow="fold")
+    for finding in assessment.findings:
+        # Text, not str: a name that came from a machine must not be read as Rich's markup.
+        table.add_row(
+            Text(finding.name),
+            Text(finding.status, style=COLOURS[finding.status]),
+            Text(finding.summary),
+            Text(finding.evidence, style="dim"),
+        )
+        if finding.fix:
+            table.add_row("", Text("fix", style="bold"), Text(finding.fix, style="bold"), "")
+    return table

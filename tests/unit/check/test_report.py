@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from nestctl.check import check_this_machine, choose_accelerator
+from nestctl.check.findings import AcceleratorChoice, Answer, Assessment, Finding, Status, Verdict
+from nestctl.check.report import render_summary, render_table
+from nestctl.errors import ExitCode, NotFoundOutError
+from nestctl.model.facts import Accelerator, parse_facts
+
+KVM = AcceleratorChoice(accelerator=Accelerator.KVM, cpu_feature="vmx", reason="it was proved")
+TCG = AcceleratorChoice(accelerator=Accelerator.TCG, cpu_feature="svm", reason="it was not")
+
+
+def assessment(
+    accelerate: Verdict, nest: Verdict, choice: AcceleratorChoice | None = TCG, findings: tuple[Finding, ...] = ()
+) -> Assessment:
+    return Assessment(
+        can_accelerate=Answer(verdict=accelerate, reason="because"),
+        can_nest=Answer(verdict=nest, reason="therefore"),
+        is_emulated=False,
+        choice=choice,
+        findings=findings,
+    )
+
+
+@pytest.mark.parametrize(
+    ("accelerate", "nest", "verdict", "exit_code"),
+    [
+        (Verdict.YES, Verdict.YES, Verdict.YES, ExitCode.OK),
+        (Verdict.YES, Verdict.NO, Verdict.NO, ExitCode.NO),
+        (Verdict.NO, Verdict.YES, Verdict.NO, ExitCode.NO),
+        (Verdict.UNKNOWN, Verdict.NO, Verdict.NO, ExitCode.NO),
+        (Verdict.YES, Verdict.UNKNOWN, Verdict.UNKNOWN, ExitCode.NOT_FOUND_OUT),
+        (Verdict.UNKNOWN, Verdict.YES, Verdict.UNKNOWN, ExitCode.NOT_FOUND_OUT),
+    ],
+)
+def test_one_no_is_enough_for_no_and_one_doubt_for_doubt(
+    accelerate: Verdict, nest: Verdict, verdict: Verdict, exit_code: ExitCode
+) -> None:
+    assert assessment(accelerate, nest).verdict is verdict
+    assert verdict.exit_code is exit_code
+
+
+@pytest.mark.parametrize(
+    ("choice", "verdict", "said"),
+    [
+        (KVM, Verdict.YES, "run on KVM; their guests are given VMX"),
+        (TCG, Verdict.NO, "run EMULATED (QEMU's TCG with SVM), correctly but many times slower than on hardware"),
+        (TCG, Verdict.UNKNOWN, "unless KVM proves to be usable"),
+        (None, Verdict.UNKNOWN, "cannot run"),
+    ],
+)
+def test_summary_says_loudly_how_labs_will_run(choice: AcceleratorChoice | None, verdict: Verdict, said: str) -> None:
+    assert said in render_summary(assessment(verdict, verdict, choice)).splitlines()[3]
+
+
+def test_summary_of_an_emulated_machine_says_so() -> None:
+    proved = assessment(Verdict.YES, Verdict.YES, KVM)
+    assert "EMULATED" not in render_summary(proved)
+    assert "is itself EMULATED" in render_summary(replace(proved, is_emulated=True))
+
+
+def test_table_shows_evidence_and_fix_and_takes_no_markup_from_a_machine() -> None:
+    finding = Finding(name="cpu", status=Status.FAIL, summary="[red]x[/red]", evidence="seen [1]", fix="do [this]")
+    console = Console(width=120, record=True, quiet=False, file=None, force_terminal=False)
+    with console.capture() as captured:
+        console.print(render_table(assessment(Verdict.NO, Verdict.NO, findings=(finding,))))
+    lines = captured.get().splitlines()
+    assert lines[1].split() == ["cpu", "fail", "[red]x[/red]", "seen", "[1]"]
+    assert lines[2].split() == ["fix", "do", "[this]"]
+
+
+def test_labs_get_the_accelerator_that_check_reports() -> None:
+    reported = check_this_machine().assessment.choice
+    chosen = choose_accelerator()
+    assert reported is not None
+    assert (chosen.accelerator, chosen.cpu_feature) == (reported.accelerator, reported.cpu_feature)
+
+
+def test_what_is_collected_elsewhere_must_be_of_the_schema() -> None:
+    with pytest.raises(NotFoundOutError, match=r"nestctl\.facts/1"):
+        parse_facts({"schema": "nestctl.facts/99"})
