@@ -1,0 +1,82 @@
+"""Give every level a subnet of its own, so that no inner address means something else further out."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import socket
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+
+from nestctl.errors import FailedError
+
+Subnet = ipaddress.IPv4Network
+
+# A quiet corner of 10/8: not libvirt's 192.168.122, QEMU's 10.0.2, Docker's 172.17 or Kubernetes' 10.96 and 10.244.
+_POOL = ipaddress.IPv4Network("10.213.0.0/16")
+
+# Forwarded ports are looked for here: below Linux's range for outgoing connections (from 32768 on).
+_FIRST_PORT = 20_000
+_PORTS = 10_000
+
+FIRST_GUEST = 10
+
+
+def choose_subnets(occupied: Iterable[Subnet]) -> Iterator[Subnet]:
+    """Yield one /24 for each level, outermost first, none of which overlaps what is occupied outside."""
+    taken = tuple(occupied)
+    return (subnet for subnet in _POOL.subnets(new_prefix=24) if not any(subnet.overlaps(other) for other in taken))
+
+
+def allocate_subnets(depth: int, occupied: Iterable[Subnet]) -> tuple[Subnet, ...]:
+    """Return `depth` subnets. Raises `FailedError` when the pool has not that many left."""
+    subnets = tuple(islice(choose_subnets(occupied), depth))
+    if len(subnets) < depth:
+        raise FailedError(f"No free subnet is left in {_POOL}: this machine has routes to all of it.")
+    return subnets
+
+
+def read_routes(path: Path = Path("/proc/net/route")) -> tuple[Subnet, ...]:
+    """Read the subnets this machine has routes to, without the default route. Empty where the file is not there."""
+    try:
+        return tuple(parse_routes(path.read_text()))
+    except OSError:
+        return ()
+
+
+def parse_routes(text: str) -> Iterator[Subnet]:
+    """Parse /proc/net/route: addresses and masks are 32-bit hexadecimal numbers, their low byte first."""
+    for line in text.splitlines()[1:]:
+        fields = line.split()
+        if len(fields) < 8:
+            continue
+        with suppress(ValueError):  # a line of another form than the kernel's
+            address, mask = (int.from_bytes(bytes.fromhex(field), "little") for field in (fields[1], fields[7]))
+            if mask:
+                yield ipaddress.IPv4Network((address, bin(mask).count("1")), strict=False)
+
+
+def choose_port(lab: str, guest: str, avoid: Iterable[int] = ()) -> int:
+    """Choose the loopback port that is forwarded to a guest: always the same one, or the next that is free.
+
+    Raises `FailedError` when every port of the range is taken.
+    """
+    avoided = set(avoid)
+    start = int.from_bytes(hashlib.sha256(f"{lab}/{guest}".encode()).digest()[:4], "big") % _PORTS
+    for offset in range(_PORTS):
+        port = _FIRST_PORT + (start + offset) % _PORTS
+        if port not in avoided and _is_free(port):
+            return port
+    raise FailedError(f"No free port is left between {_FIRST_PORT} and {_FIRST_PORT + _PORTS - 1} on 127.0.0.1.")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True

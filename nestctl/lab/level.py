@@ -1,0 +1,117 @@
+"""A machine that runs guests: its shell and its libvirt. One piece of code brings guests up on it, at every level."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+
+from nestctl.adapters.libvirt import Domain, Hypervisor, open_guest_hypervisor
+from nestctl.adapters.shell import Shell
+from nestctl.adapters.ssh import DirectRoute, Identity, JumpRoute, Route, SshShell, open_ssh
+from nestctl.deadline import Deadline
+from nestctl.errors import DeadlineError, GuestError, NestctlError
+from nestctl.lab.keys import LabKeys
+from nestctl.lab.plan import Contact
+from nestctl.lab.render import Mark, parse_mark
+
+Step = Callable[[str], AbstractContextManager[None]]
+
+CONSOLE_LINES = 15
+
+# How long one wait on a console lasts, in seconds, before the domain is asked after.
+_LOOK_AGAIN_S = 5
+
+# Event-driven: tail waits by inotify, and ends when grep has found the line that nestctl-ready.service writes.
+# A console that may not be read (qemu:///system keeps it from an ordinary user) is not waited for.
+_WAIT_FOR_READY = """
+[ ! -e "$1" ] || [ -r "$1" ] || exit 0
+tail -n +1 -F "$1" 2>/dev/null | grep -q -m 1 "^nestctl: ready"
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level:
+    shell: Shell
+    hypervisor: Hypervisor
+
+
+def list_own_domains(hypervisor: Hypervisor, lab: str) -> tuple[tuple[Domain, Mark], ...]:
+    """List the domains of a lab on one hypervisor, each with the mark that makes it the lab's."""
+    marked = ((domain, parse_mark(domain.xml)) for domain in hypervisor.list_domains())
+    return tuple((domain, mark) for domain, mark in marked if mark and mark.lab == lab)
+
+
+def boot_timeout_s(level: int, *, is_emulated: bool) -> float:
+    """Say how long a guest may take to boot, in seconds: more under emulation, and twice as long at each level.
+
+    Measured under TCG on two idle cores: 9 s for a guest of the host, 27 s for one inside it.
+    """
+    return 60.0 * (5 if is_emulated else 1) * 2.0 ** (level - 1)
+
+
+@contextmanager
+def open_guest(
+    level: Level, guest: Contact, keys: LabKeys, deadline: Deadline, *, is_booting: bool = False
+) -> Iterator[SshShell]:
+    """Wait for a guest's SSH and log in; `is_booting` waits for the guest's own word first.
+
+    When it does not come, the error has the last lines of its console.
+    """
+
+    def check_alive() -> None:
+        if trouble := level.hypervisor.read_trouble(guest.domain):
+            raise GuestError(f"The guest '{guest.name}' was to boot, and {trouble}.")
+
+    identity = Identity(user="root", client_key=keys.client.private, host_key=keys.hosts[guest.name].public)
+    connection = open_ssh(
+        f"{guest.name}.{guest.lab}", route_to(level, guest), identity, deadline=deadline, check_alive=check_alive
+    )
+    with ExitStack() as stack:
+        try:
+            if is_booting:
+                _wait_for_ready(level, guest, deadline)
+            shell = stack.enter_context(connection)
+        except (DeadlineError, GuestError) as error:
+            said = f"{error.message}\nThe last lines of its console:\n{read_console(level, guest)}"
+            raise type(error)(said, hint=error.hint) from error
+        yield shell
+
+
+def _wait_for_ready(level: Level, guest: Contact, deadline: Deadline) -> None:
+    """Wait until a guest says on its console that it is ready, or has stopped; its SSH port is left alone meanwhile.
+
+    Knocking at the port of a guest that boots costs it a process for every knock, seconds in all where it is slow.
+    """
+    for _ in deadline.poll(interval_s=0):
+        command = ("timeout", str(_LOOK_AGAIN_S), "sh", "-c", _WAIT_FOR_READY, "sh", str(guest.console))
+        completed = level.shell.run(command, deadline=deadline)
+        if completed.exit_code == 0 or level.hypervisor.read_trouble(guest.domain):
+            return
+
+
+@contextmanager
+def open_level_in(shell: SshShell) -> Iterator[Level]:
+    """Open the level inside a guest: its shell is there, its libvirt comes through the same connection."""
+    with open_guest_hypervisor(shell) as hypervisor:
+        yield Level(shell=shell, hypervisor=hypervisor)
+
+
+def route_to(level: Level, guest: Contact) -> Route:
+    if guest.port:
+        return DirectRoute(host="127.0.0.1", port=guest.port)
+    if not isinstance(level.shell, SshShell):
+        raise GuestError(f"'{guest.name}' is on a network of {level.shell.where}, which nestctl reaches only by SSH.")
+    return JumpRoute(through=level.shell, host=guest.address)
+
+
+def read_console(level: Level, guest: Contact) -> str:
+    """Read the last lines a guest wrote to its serial console, indented; says so when there are none."""
+    command = ("tail", "-n", str(CONSOLE_LINES), str(guest.console))
+    try:
+        completed = level.shell.run(command, deadline=Deadline.after(20, "Reading the console"))
+    except NestctlError as error:
+        return f"  (the console cannot be read: {error})"
+    if completed.exit_code != 0:
+        return f"  ({completed.stderr.decode(errors='replace').strip()})"
+    return "\n".join(f"  {line.rstrip()}" for line in completed.text.splitlines()) or "  (it wrote nothing)"

@@ -1,0 +1,254 @@
+"""From a lab and the facts of its host to the guests that are to exist: every name, path, address and digest.
+
+Pure: the same lab and facts give the same plan. A plan is a tree like the lab, and a value that can be printed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import json
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+
+from nestctl.lab.addresses import FIRST_GUEST, Subnet
+from nestctl.model.lab import Guest, Lab
+
+# Raised when a guest made by an older nestctl is no longer what this one would make.
+PLAN_VERSION = 2
+
+_UUID_NAMESPACE = uuid.UUID("6ba7b812-9dad-11d1-80b4-00c04fd430c8")  # RFC 9562, appendix: namespace of OIDs
+
+# Inside a guest made from an image: its own kernel, and the image itself on a disk that is attached read-only.
+# Not where a nestctl that runs in the guest keeps its own labs.
+GUEST_DIRECTORY = PurePosixPath("/var/lib/nestctl/guests")
+_GUEST_KERNEL = PurePosixPath("/boot/vmlinuz")
+_GUEST_INITRD = PurePosixPath("/boot/initrd")
+_GUEST_BASE = PurePosixPath("/dev/disk/by-id/virtio-nestctl-base")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A machine that runs guests, as far as planning has to know it."""
+
+    directory: PurePosixPath
+    kernel: PurePosixPath
+    initrd: PurePosixPath
+    base: PurePosixPath
+    base_is_block: bool
+    is_emulated: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostFacts:
+    """What planning has to know of the host: `is_emulated` when QEMU has to emulate the CPU's virtualization (TCG)."""
+
+    place: Place
+    cpu_feature: str
+    image_digest: str
+    subnets: tuple[Subnet, ...]
+    ports: Mapping[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkPlan:
+    """A NAT network that a guest gives to the guests inside it."""
+
+    name: str
+    lab: str
+    guest: str
+    bridge: str
+    gateway: str
+    prefix: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uplink:
+    """How a guest reaches out and is reached: user-mode with a forwarded `port`, or `network` of the hypervisor's."""
+
+    mac: str
+    address: str
+    gateway: str
+    subnet: str
+    dns: str
+    network: str = ""
+    port: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contact:
+    """How to reach a guest: by a forwarded loopback `port`, or by `address` from the machine that runs it."""
+
+    lab: str
+    name: str
+    level: int
+    domain: str
+    address: str
+    port: int
+    console: PurePosixPath
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuestPlan:
+    """A guest that is to exist. `level` counts from 1 for a guest of this machine; `digest` names its settings."""
+
+    lab: str
+    name: str
+    level: int
+    domain: str
+    uuid: str
+    cpus: int
+    memory_mib: int
+    disk_gib: int
+    place: Place
+    uplink: Uplink
+    cpu_feature: str
+    network: NetworkPlan | None
+    is_hypervisor: bool
+    is_nesting_denied: bool
+    guests: tuple[GuestPlan, ...]
+    digest: str
+
+    @property
+    def disk(self) -> PurePosixPath:
+        return self.place.directory / f"{self.name}.qcow2"
+
+    @property
+    def seed(self) -> PurePosixPath:
+        return self.place.directory / f"{self.name}.seed.tar"
+
+    @property
+    def console(self) -> PurePosixPath:
+        return self.place.directory / f"{self.name}.console.log"
+
+    @property
+    def contact(self) -> Contact:
+        return Contact(
+            lab=self.lab,
+            name=self.name,
+            level=self.level,
+            domain=self.domain,
+            address=self.uplink.address,
+            port=self.uplink.port,
+            console=self.console,
+        )
+
+
+def plan_lab(lab: Lab, host: HostFacts) -> tuple[GuestPlan, ...]:
+    """Plan every guest of a lab. `host.subnets` has one subnet for each level, outermost first."""
+    uplinks = {name: _forwarded_uplink(lab.name, name, host.subnets[0], host.ports[name]) for name in lab.guests}
+    return tuple(
+        _plan_guest(lab.name, name, guest, 1, host.place, uplinks[name], host) for name, guest in lab.guests.items()
+    )
+
+
+def depth_of(guests: Mapping[str, Guest]) -> int:
+    """How many levels a tree of guests has."""
+    return max((1 + depth_of(guest.guests) for guest in guests.values()), default=0)
+
+
+def walk_plans(plans: tuple[GuestPlan, ...]) -> Iterator[GuestPlan]:
+    """Yield every plan, each before those inside it."""
+    for plan in plans:
+        yield plan
+        yield from walk_plans(plan.guests)
+
+
+def _plan_guest(
+    lab: str, name: str, guest: Guest, level: int, place: Place, uplink: Uplink, host: HostFacts
+) -> GuestPlan:
+    inside = Place(
+        directory=GUEST_DIRECTORY / lab,
+        kernel=_GUEST_KERNEL,
+        initrd=_GUEST_INITRD,
+        base=_GUEST_BASE,
+        base_is_block=True,
+        is_emulated=False,
+    )
+    network = _plan_network(lab, name, level, host.subnets[level]) if guest.guests else None
+    guests = tuple(
+        _plan_guest(lab, inner, settings, level + 1, inside, _nat_uplink(lab, inner, index, level, network, host), host)
+        for index, (inner, settings) in enumerate(guest.guests.items())
+        if network
+    )
+    settings = {
+        "version": PLAN_VERSION,
+        "guest": guest.model_dump(exclude={"guests"}),
+        "image": host.image_digest,
+        "is_emulated": place.is_emulated,
+        "hypervisor": guest.is_hypervisor,
+        "uplink": {**asdict(uplink), "port": 0},
+    }
+    return GuestPlan(
+        lab=lab,
+        name=name,
+        level=level,
+        domain=f"{lab}-{name}",
+        uuid=str(uuid.uuid5(_UUID_NAMESPACE, f"nestctl/{lab}/{name}")),
+        cpus=guest.cpus,
+        memory_mib=guest.memory_mib,
+        disk_gib=guest.disk_gib,
+        place=place,
+        uplink=uplink,
+        cpu_feature=host.cpu_feature,
+        network=network,
+        is_hypervisor=guest.is_hypervisor,
+        is_nesting_denied=guest.nesting is False,
+        guests=guests,
+        digest=hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16],
+    )
+
+
+def _forwarded_uplink(lab: str, name: str, subnet: Subnet, port: int) -> Uplink:
+    return Uplink(
+        mac=_mac(lab, name),
+        address=str(subnet[FIRST_GUEST]),
+        # QEMU's user-mode network has its gateway at .2 and its name server at .3 (QEMU manual, "Network emulation").
+        gateway=str(subnet[2]),
+        dns=str(subnet[3]),
+        subnet=str(subnet),
+        port=port,
+    )
+
+
+def _nat_uplink(lab: str, name: str, index: int, level: int, network: NetworkPlan, host: HostFacts) -> Uplink:
+    subnet = host.subnets[level]
+    return Uplink(
+        mac=_mac(lab, name),
+        address=str(subnet[FIRST_GUEST + index]),
+        gateway=network.gateway,
+        dns=str(host.subnets[0][3]),
+        subnet=str(subnet),
+        network=network.name,
+    )
+
+
+def _plan_network(lab: str, guest: str, level: int, subnet: ipaddress.IPv4Network) -> NetworkPlan:
+    return NetworkPlan(
+        name=f"{lab}-{guest}",
+        lab=lab,
+        guest=guest,
+        bridge=f"nest{level}",
+        gateway=str(subnet[1]),
+        prefix=subnet.prefixlen,
+    )
+
+
+def _mac(lab: str, name: str) -> str:
+    """A MAC address in QEMU's range 52:54:00, the same for the same guest."""
+    digest = hashlib.sha256(f"{lab}/{name}".encode()).digest()
+    return "52:54:00:" + ":".join(f"{byte:02x}" for byte in digest[:3])
+
+
+def host_place(directory: Path, image: Path, *, is_emulated: bool) -> Place:
+    """Describe this machine as a place for guests: `directory` for their disks, `image` with the files of the image."""
+    return Place(
+        directory=PurePosixPath(directory),
+        kernel=PurePosixPath(image / "vmlinuz"),
+        initrd=PurePosixPath(image / "initrd"),
+        base=PurePosixPath(image / "disk.raw"),
+        base_is_block=False,
+        is_emulated=is_emulated,
+    )

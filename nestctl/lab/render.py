@@ -1,0 +1,99 @@
+"""From a plan to what is sent: the XML libvirt gets. Nothing here touches the world."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import PurePosixPath
+from xml.etree import ElementTree
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from nestctl.lab.plan import Contact, GuestPlan, NetworkPlan
+from nestctl.paths import resource
+
+NAMESPACE = "urn:nestctl:1"
+EMULATOR = "/usr/bin/qemu-system-x86_64"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """What nestctl wrote into a domain's metadata: whose it is, and where it answers on its hypervisor's network."""
+
+    lab: str
+    name: str
+    level: int
+    address: str
+    is_hypervisor: bool
+    digest: str
+
+
+def render_domain(plan: GuestPlan) -> str:
+    """Render a guest's domain XML."""
+    return _environment().get_template("domain.xml.j2").render(guest=plan, namespace=NAMESPACE, emulator=EMULATOR)
+
+
+def render_network(network: NetworkPlan) -> str:
+    """Render the XML of the network a guest gives to its guests."""
+    return _environment().get_template("network.xml.j2").render(network=network, namespace=NAMESPACE)
+
+
+def parse_mark(xml: str) -> Mark | None:
+    """Find nestctl's mark in a domain's XML; None when it is not ours."""
+    element = ElementTree.fromstring(xml).find(f"metadata/{{{NAMESPACE}}}guest")  # noqa: S314 - libvirt's own output
+    if element is None:
+        return None
+    return Mark(
+        lab=element.get("lab", ""),
+        name=element.get("name", ""),
+        level=int(element.get("level", "0")),
+        address=element.get("address", ""),
+        is_hypervisor=element.get("hypervisor") == "yes",
+        digest=element.get("digest", ""),
+    )
+
+
+def parse_network_owner(xml: str) -> str:
+    """Find the lab that a network belongs to; empty when it is not ours."""
+    element = ElementTree.fromstring(xml).find(f"metadata/{{{NAMESPACE}}}network")  # noqa: S314
+    return element.get("lab", "") if element is not None else ""
+
+
+def parse_contact(domain_name: str, xml: str) -> Contact:
+    """Read from a domain of ours how to reach its guest. Raises `ValueError` when it has no mark."""
+    if (mark := parse_mark(xml)) is None:
+        raise ValueError(f"'{domain_name}' has no mark")
+    source = ElementTree.fromstring(xml).find("devices/serial/source")  # noqa: S314
+    return Contact(
+        lab=mark.lab,
+        name=mark.name,
+        level=mark.level,
+        domain=domain_name,
+        address=mark.address,
+        port=parse_forwarded_port(xml) or 0,
+        console=PurePosixPath(source.get("path", "") if source is not None else ""),
+    )
+
+
+def parse_domain_type(xml: str) -> str:
+    """Read the type of a domain: 'kvm', or 'qemu' when it is emulated."""
+    return ElementTree.fromstring(xml).get("type", "")  # noqa: S314
+
+
+def parse_forwarded_port(xml: str) -> int | None:
+    """Find the loopback port that a domain forwards to its guest's SSH port."""
+    found = re.search(r"hostfwd=tcp:127\.0\.0\.1:(\d+)-", xml)
+    return int(found[1]) if found else None
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(resource("templates")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )

@@ -1,0 +1,87 @@
+"""Show a lab to people and to programs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from nestctl.lab.plan import GuestPlan, walk_plans
+from nestctl.lab.status import GuestStatus, is_up
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.tree import Tree
+
+_COLOURS = {"running": "green", "unreachable": "yellow", "off": "red", "absent": "red"}
+_ACCELERATORS = {"kvm": "KVM", "qemu": "emulated (TCG)", "": "-"}
+
+
+def render_plans(plans: tuple[GuestPlan, ...]) -> dict[str, Any]:
+    """Render what `up` brought up as the JSON document of the schema 'nestctl.up/1'."""
+    return {
+        "schema": "nestctl.up/1",
+        "guests": [
+            {
+                "name": plan.name,
+                "level": plan.level,
+                "domain": plan.domain,
+                "accelerator": "tcg" if plan.place.is_emulated else "kvm",
+                "address": plan.uplink.address,
+                "ssh_port": plan.uplink.port,
+                "cpus": plan.cpus,
+                "memory_mib": plan.memory_mib,
+            }
+            for plan in walk_plans(plans)
+        ],
+    }
+
+
+def render_plans_table(plans: tuple[GuestPlan, ...]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for title in ("guest", "level", "runs on", "CPUs", "memory", "log in with"):
+        table.add_column(title)
+    for plan in walk_plans(plans):
+        table.add_row(
+            "  " * (plan.level - 1) + plan.name,
+            f"L{plan.level}",
+            "emulated (TCG)" if plan.place.is_emulated else "KVM, verified inside",
+            str(plan.cpus),
+            f"{plan.memory_mib} MiB",
+            f"nestctl ssh {plan.lab}/{plan.name}",
+        )
+    return table
+
+
+def render_status(lab: str, statuses: tuple[GuestStatus, ...]) -> dict[str, Any]:
+    """Render the state of a lab as the JSON document of the schema 'nestctl.status/1'."""
+    return {
+        "schema": "nestctl.status/1",
+        "lab": lab,
+        "is_up": is_up(statuses),
+        "guests": [asdict(status) for status in statuses],
+    }
+
+
+def render_status_tree(lab: str, statuses: tuple[GuestStatus, ...]) -> Tree:
+    from rich.tree import Tree
+
+    tree = Tree(f"[bold]{lab}[/bold]")
+    _add(tree, statuses)
+    return tree
+
+
+def _add(tree: Tree, statuses: tuple[GuestStatus, ...]) -> None:
+    for status in statuses:
+        words = [
+            f"[bold]{status.name}[/bold]",
+            f"L{status.level}",
+            f"[{_COLOURS[status.state]}]{status.state}[/]",
+            _ACCELERATORS.get(status.accelerator, status.accelerator),
+            f"127.0.0.1:{status.ssh_port}" if status.ssh_port else status.address or "-",
+            f"{status.cpus} CPU{'s' if status.cpus > 1 else ''}",
+            f"{status.memory_mib} MiB",
+        ]
+        _add(tree.add("  ".join(words)), status.guests)

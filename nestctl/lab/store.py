@@ -1,0 +1,129 @@
+"""What libvirt cannot hold of a lab, in files: its keys, its guests' disks, the lab file it was made from.
+
+labs/NAME/   lab.yaml  keys.json (0600)  ssh_config  client_key (0600)  known_hosts  boots.json
+             GUEST.qcow2  GUEST.seed.tar (0600)  GUEST.console.log
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
+
+import yaml
+
+from nestctl.adapters.files import hold_lock, write_atomically
+from nestctl.deadline import Deadline
+from nestctl.errors import LabFileError, UsageError
+from nestctl.lab.parse import read_lab
+from nestctl.model.lab import Lab, walk_guests
+from nestctl.paths import cache_directory, state_directory
+
+DEFAULT_FILE = Path("lab.yaml")
+
+
+def lab_directory(name: str) -> Path:
+    return state_directory() / "labs" / name
+
+
+def list_labs() -> tuple[str, ...]:
+    """List the labs that have a directory here, by name."""
+    with suppress(OSError):
+        return tuple(sorted(path.name for path in (state_directory() / "labs").iterdir() if path.is_dir()))
+    return ()
+
+
+def find_lab(reference: str | None) -> Lab:
+    """Find a lab by the path of its file, or by its name when it has been brought up; by default ./lab.yaml.
+
+    Raises `UsageError` when there is none and `LabFileError` when the file is wrong.
+    """
+    if reference is None:
+        return read_lab(DEFAULT_FILE)
+    if "/" in reference or reference.endswith((".yaml", ".yml")) or Path(reference).is_file():
+        return read_lab(Path(reference))
+    kept = lab_directory(reference) / "lab.yaml"
+    if reference in list_labs() and kept.exists():
+        return read_lab(kept)
+    there = ", ".join(f"'{name}'" for name in list_labs()) or "none"
+    raise UsageError(f"There is no file and no lab '{reference}'; labs that exist: {there}.")
+
+
+def find_node(reference: str) -> tuple[Path, str]:
+    """Find a guest's lab directory and name from 'GUEST' (of ./lab.yaml, or of the only lab there is) or 'LAB/GUEST'.
+
+    Raises `UsageError` when there is no such guest, or its lab has not been brought up.
+    """
+    lab_name, _, name = reference.rpartition("/")
+    if lab_name:
+        lab = find_lab(lab_name)
+    elif DEFAULT_FILE.exists() or len(list_labs()) != 1:
+        lab = find_lab(None)
+    else:
+        lab = find_lab(list_labs()[0])
+    guests = [guest for guest, _ in walk_guests(lab.guests)]
+    if name not in guests:
+        raise UsageError(f"The lab '{lab.name}' has no guest '{name}'; it has {', '.join(guests)}.")
+    directory = lab_directory(lab.name)
+    if not (directory / "ssh_config").exists():
+        raise UsageError(f"The lab '{lab.name}' is not up.", hint="Bring it up with 'nestctl up'.")
+    return directory, name
+
+
+def find_lab_name(reference: str | None) -> str:
+    """Find the name of a lab that is to be removed: its file may be damaged or gone, its name is enough."""
+    try:
+        return find_lab(reference).name
+    except LabFileError:
+        raise
+    except UsageError:
+        if reference in list_labs():
+            return reference
+        raise
+
+
+def keep_lab(lab: Lab) -> Path:
+    """Make the lab's directory and write the lab into it. Other accounts may pass through it, not look into it."""
+    directory = lab_directory(lab.name)
+    directory.mkdir(parents=True, exist_ok=True)
+    # Under qemu:///system QEMU is another account: it opens its disks by their paths.
+    for path in (state_directory(), directory.parent, directory):
+        if path.stat().st_uid == os.geteuid():
+            path.chmod(0o711)
+    document = lab.model_dump(mode="json", exclude_defaults=True)
+    write_atomically(directory / "lab.yaml", yaml.safe_dump(document, sort_keys=False).encode())
+    return directory
+
+
+def forget_lab(name: str) -> None:
+    """Remove the lab's directory, and those above it that are empty then."""
+    directory = lab_directory(name)
+    if directory.exists():
+        shutil.rmtree(directory)
+    for path in (directory.parent, state_directory()):
+        with suppress(OSError):
+            path.rmdir()
+
+
+def lock_lab(name: str, deadline: Deadline) -> AbstractContextManager[None]:
+    """Be the only nestctl that changes this lab."""
+    return hold_lock(cache_directory() / "locks" / f"{name}.lock", deadline)
+
+
+def record_boot(name: str, guest: str, seconds: float) -> None:
+    """Note how long a guest took from its start until SSH answered: bench reports it."""
+    path = lab_directory(name) / "boots.json"
+    boots = read_boots(name)
+    boots.setdefault(guest, []).append(seconds)
+    write_atomically(path, json.dumps(boots).encode())
+
+
+def read_boots(name: str) -> dict[str, list[float]]:
+    """Read the boot times noted so far, in seconds, by guest."""
+    try:
+        document = json.loads((lab_directory(name) / "boots.json").read_text())
+        return {str(guest): [float(value) for value in values] for guest, values in document.items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}

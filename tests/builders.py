@@ -1,0 +1,67 @@
+"""Values the tests of labs are about, with a default for everything a test does not care for."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from nestctl.lab.addresses import allocate_subnets
+from nestctl.lab.keys import KeyPair, LabKeys
+from nestctl.lab.plan import GuestPlan, HostFacts, depth_of, host_place, plan_lab
+from nestctl.model.lab import Guest, Lab, walk_guests
+
+HOME_NETWORK = ipaddress.IPv4Network("192.168.1.0/24")
+
+
+def chain(depth: int) -> Guest:
+    """A guest in a guest in a guest: `depth` levels, each with room for those inside it."""
+    inner = {f"l{depth}": Guest(memory_mib=512)}
+    for level in range(depth - 1, 0, -1):
+        inner = {f"l{level}": Guest(memory_mib=512 + 1024 * (depth - level), guests=inner)}
+    return inner["l1"]
+
+
+def lab_of_depth(depth: int, name: str = "demo") -> Lab:
+    return Lab(name=name, guests={"l1": chain(depth)})
+
+
+def host_facts(lab: Lab, **changes: Any) -> HostFacts:
+    """A host with KVM on Intel; `is_emulated`, `directory` and `image` say what its place is like."""
+    place = host_place(
+        Path(changes.pop("directory", "/var/lib/nestctl/labs/" + lab.name)),
+        Path(changes.pop("image", "/var/cache/nestctl/images/debian")),
+        is_emulated=changes.pop("is_emulated", False),
+    )
+    facts: dict[str, Any] = {
+        "place": place,
+        "cpu_feature": "vmx",
+        "image_digest": "a1" * 32,
+        "subnets": allocate_subnets(depth_of(lab.guests), [HOME_NETWORK]),
+        "ports": {name: 20_000 + index for index, name in enumerate(lab.guests)},
+    }
+    return HostFacts(**{**facts, **changes})
+
+
+def plans_of(lab: Lab, **changes: Any) -> tuple[GuestPlan, ...]:
+    return plan_lab(lab, host_facts(lab, **changes))
+
+
+def plan_of_depth(depth: int, **changes: Any) -> GuestPlan:
+    return plans_of(lab_of_depth(depth), **changes)[0]
+
+
+def recognizable_keys(guests: Mapping[str, Guest]) -> LabKeys:
+    """Keys that are no keys, but say whose they would be."""
+    return LabKeys(client=_pair("client"), hosts={name: _pair(name) for name, _ in walk_guests(guests)})
+
+
+def parse_xml(text: str) -> ElementTree.Element:
+    """Parse XML that we rendered ourselves."""
+    return ElementTree.fromstring(text)  # noqa: S314
+
+
+def _pair(name: str) -> KeyPair:
+    return KeyPair(private=f"the private key of {name}\n", public=f"ssh-ed25519 {name}")

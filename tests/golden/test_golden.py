@@ -1,0 +1,113 @@
+"""Each directory here is a lab and a host: the XML, seeds and plan that they must give lie beside them.
+
+    NAME/lab.yaml  NAME/facts.json                       what is given
+    NAME/plan.json  NAME/GUEST.domain.xml  NAME/GUEST.network.xml  NAME/GUEST.seed.txt
+
+`pytest tests/golden --update-golden` writes them; review the difference like code.
+"""
+
+from __future__ import annotations
+
+import io
+import ipaddress
+import json
+import tarfile
+from dataclasses import asdict
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pytest
+
+from nestctl.adapters.process import LocalShell
+from nestctl.deadline import Deadline
+from nestctl.lab.addresses import allocate_subnets
+from nestctl.lab.parse import read_lab
+from nestctl.lab.plan import GuestPlan, HostFacts, depth_of, host_place, plan_lab, walk_plans
+from nestctl.lab.render import render_domain, render_network
+from nestctl.lab.seed import render_seed
+from tests.builders import recognizable_keys
+from tests.needs import missing, need_program
+
+HERE = Path(__file__).parent
+GIVEN = {"lab.yaml", "facts.json"}
+CASES = sorted(path.parent.name for path in HERE.glob("*/facts.json"))
+SCHEMAS = Path("/usr/share/libvirt/schemas")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_lab_gives_what_lies_beside_it(case: str, request: pytest.FixtureRequest) -> None:
+    expected = {path.name: path.read_text() for path in (HERE / case).iterdir() if path.name not in GIVEN}
+    given = render_case(HERE / case)
+    if request.config.getoption("update_golden"):
+        for name in expected.keys() - given.keys():
+            (HERE / case / name).unlink()
+        for name, text in given.items():
+            (HERE / case / name).write_text(text)
+        return
+    assert given.keys() == expected.keys()
+    for name, text in given.items():
+        assert text == expected[name], f"{case}/{name} differs; see --update-golden"
+
+
+def test_there_are_cases_for_every_kind_of_host_and_shape() -> None:
+    assert {"single-kvm-intel", "single-kvm-amd", "single-tcg", "depth-3", "siblings"} <= set(CASES)
+
+
+@pytest.mark.parametrize("kind", ["domain", "network"])
+def test_every_document_is_valid_by_libvirts_own_schema(kind: str) -> None:
+    """RELAX NG: what libvirt's parser would drop without a word is an error here."""
+    xmllint = need_program("xmllint", "libxml2-utils")
+    schema = SCHEMAS / f"{kind}.rng"
+    if not schema.exists():
+        missing(f"'{schema}' is not there (package 'libvirt0')")
+    documents = [str(path) for path in sorted(HERE.glob(f"*/*.{kind}.xml"))]
+    command = (xmllint, "--noout", "--relaxng", str(schema), *documents)
+    completed = LocalShell().run(command, deadline=Deadline.after(60, "Validating")).expect_success()
+    assert completed.stderr.count(b" validates\n") == len(documents) > 0
+
+
+def test_the_schema_would_find_an_unknown_element(tmp_path: Path) -> None:
+    """The test above can fail."""
+    xmllint = need_program("xmllint", "libxml2-utils")
+    text = (HERE / "single-tcg/l1.domain.xml").read_text().replace("<acpi/>", "<acpi/><surprise/>")
+    (tmp_path / "wrong.xml").write_text(text)
+    command = (xmllint, "--noout", "--relaxng", str(SCHEMAS / "domain.rng"), str(tmp_path / "wrong.xml"))
+    assert LocalShell().run(command, deadline=Deadline.after(60, "Validating")).exit_code != 0
+
+
+def render_case(directory: Path) -> dict[str, str]:
+    """Everything that is rendered of a case, by file name."""
+    lab = read_lab(directory / "lab.yaml")
+    facts = json.loads((directory / "facts.json").read_text())
+    host = HostFacts(
+        place=host_place(Path(facts["directory"]), Path(facts["image"]), is_emulated=facts["is_emulated"]),
+        cpu_feature=facts["cpu_feature"],
+        image_digest=facts["image_digest"],
+        subnets=allocate_subnets(depth_of(lab.guests), map(ipaddress.IPv4Network, facts["routes"])),
+        ports=facts["ports"],
+    )
+    plans = plan_lab(lab, host)
+    keys = recognizable_keys(lab.guests)
+    files = {"plan.json": json.dumps([asdict(plan) for plan in plans], indent=2, default=_plain) + "\n"}
+    for plan in walk_plans(plans):
+        files[f"{plan.name}.domain.xml"] = render_domain(plan)
+        files[f"{plan.name}.seed.txt"] = list_seed(render_seed(plan, keys))
+        if plan.network:
+            files[f"{plan.name}.network.xml"] = render_network(plan.network)
+    return files
+
+
+def list_seed(seed: bytes) -> str:
+    """A seed's files with modes and contents, as text."""
+    lines = []
+    with tarfile.open(fileobj=io.BytesIO(seed)) as archive:
+        for entry in archive:
+            lines.append(f"{'d' if entry.isdir() else '-'}{entry.mode:04o} {entry.uid}:{entry.gid} {entry.name}")
+            file = archive.extractfile(entry)
+            lines += [f"    {line}".rstrip() for line in (file.read().decode().splitlines() if file else ())]
+    return "\n".join(lines) + "\n"
+
+
+def _plain(value: Any) -> str:
+    assert isinstance(value, PurePosixPath | GuestPlan)
+    return str(value)

@@ -1,0 +1,33 @@
+"""Labs of any shape that a lab file can have."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from nestctl.model.lab import HYPERVISOR_RESERVE_MIB, Guest, Lab
+
+# Few letters: names that are alike are found sooner. The pattern is that of the model.
+names = st.from_regex(r"[a-c]([a-c0-9-]{0,6}[a-c0-9])?", fullmatch=True)
+
+
+@st.composite
+def labs(draw: st.DrawFn) -> Lab:
+    """A lab whose guests have room for those inside them, with names that are unique in all of it."""
+    name, *guest_names = draw(st.lists(names, min_size=2, max_size=9, unique=True))
+    tree: dict[str, list[str]] = {guest: [] for guest in guest_names}
+    top: list[str] = []
+    for index, guest in enumerate(guest_names):
+        place = draw(st.integers(-1, index - 1))
+        (top if place < 0 else tree[guest_names[place]]).append(guest)
+
+    def make(guest: str) -> Guest:
+        inner = {child: make(child) for child in tree[guest]}
+        needed = sum(child.memory_mib for child in inner.values()) + (HYPERVISOR_RESERVE_MIB if inner else 256)
+        return Guest(
+            cpus=draw(st.integers(1, 255)),
+            memory_mib=needed + draw(st.integers(0, 4096)),
+            disk_gib=draw(st.integers(2, 65_536)),
+            guests=inner,
+        )
+
+    return Lab(name=name, guests={guest: make(guest) for guest in top})
