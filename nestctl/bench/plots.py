@@ -1,0 +1,127 @@
+"""Plots of a summary as SVG, to be put into a page: no file, no window, no state of matplotlib's is changed."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from nestctl.bench.summary import Figure, Row, Summary
+from nestctl.errors import PrerequisiteError
+from nestctl.model.samples import LevelRecord
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+
+# Okabe and Ito's colours, which people who do not see all colours can tell apart; the marker differs as well.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+WIDTH_INCHES = 4.6  # on a phone's screen the text then keeps a size that can be read
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,  # a level may be called 'a$b'
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+}
+Draw = Callable[["Axes"], None]
+
+
+def plot_ratios(summary: Summary) -> str:
+    """Show for each workload how many times as dear each level is as the level above it, with the interval."""
+    rows = [row for row in summary.rows if any(figure.ratios for figure in row.figures)]
+    return _render("ratios", 0.9 + 0.42 * len(rows), lambda axes: _draw_ratios(axes, summary, rows)) if rows else ""
+
+
+def plot_samples(row: Row) -> str:
+    """Show every sample of a workload over the time of the run: drift, outliers and failures are seen here."""
+    if not any(figure.points for figure in row.figures):
+        return ""
+    return _render(row.workload.name, 2.5, lambda axes: _draw_samples(axes, row))
+
+
+def _draw_ratios(axes: Axes, summary: Summary, rows: Sequence[Row]) -> None:
+    levels = [level for level in summary.results.levels if level.above is not None]
+    for place, level in enumerate(levels):
+        offset = (place - (len(levels) - 1) / 2) * 0.5 / len(levels)
+        for number, row in enumerate(rows):
+            figure = next(figure for figure in row.figures if figure.level.name == level.name)
+            if figure.ratios:
+                _draw_ratio(axes, figure, number + offset, summary)
+        axes.plot([], [], **_style(level, summary), linestyle="none", label=f"{_label(level)} against {level.above}")
+    axes.axvline(1, color="#555555", linewidth=1)
+    axes.set_xscale("log")
+    axes.set_xlabel("times as dear as the level above (further right is slower)")
+    _label_ticks(axes.xaxis, "×")
+    axes.set_yticks(range(len(rows)), [row.workload.title for row in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=1)
+
+
+def _draw_ratio(axes: Axes, figure: Figure, height: float, summary: Summary) -> None:
+    ratio = figure.ratios[0]
+    low, high = (ratio.interval.low, ratio.interval.high) if ratio.interval else (ratio.value, ratio.value)
+    # A bootstrap interval of few values need not have the ratio inside.
+    error = [[max(0.0, ratio.value - low)], [max(0.0, high - ratio.value)]]
+    axes.errorbar([ratio.value], [height], xerr=error, capsize=3, **_style(figure.level, summary))
+
+
+def _draw_samples(axes: Axes, row: Row) -> None:
+    for place, figure in enumerate(row.figures):
+        if figure.points:
+            seconds, values = zip(*((point.seconds, point.value) for point in figure.points), strict=True)
+            style = _style_at(place, figure.level)
+            axes.plot(seconds, values, linestyle="none", **style, label=_label(figure.level))
+    axes.set_yscale("log")
+    _label_ticks(axes.yaxis, "")
+    axes.set_xlabel("seconds since the run began")
+    axes.set_ylabel(row.workload.unit)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(row.figures))
+
+
+def _label_ticks(axis: Axis, unit: str) -> None:
+    """Write numbers, also where less than a decade is shown and only minor ticks are there."""
+    from matplotlib.ticker import LogLocator
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
+    axis.set_major_formatter(lambda value, _: f"{value:g}{unit}")
+    axis.set_minor_formatter(lambda _value, _: "")
+
+
+def _label(level: LevelRecord) -> str:
+    return f"{level.name} (emulated)" if level.is_emulated else level.name
+
+
+def _style(level: LevelRecord, summary: Summary) -> dict[str, Any]:
+    return _style_at(summary.results.levels.index(level), level)
+
+
+def _style_at(place: int, level: LevelRecord) -> dict[str, Any]:
+    """Give a level its colour and marker; that of an emulated level is hollow."""
+    colour = COLOURS[place % len(COLOURS)]
+    face = "white" if level.is_emulated else colour
+    return {"color": colour, "marker": MARKERS[place % len(MARKERS)], "markerfacecolor": face}
+
+
+def _render(name: str, height_inches: float, draw: Draw) -> str:
+    """Draw one plot. Raises `PrerequisiteError` when matplotlib is not installed."""
+    try:
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure as Canvas
+    except ImportError as error:
+        raise PrerequisiteError(
+            "The HTML report needs matplotlib, which is not installed.", hint="Install nestctl[report]."
+        ) from error
+    # The salt keeps the names inside one plot from meaning something in another plot of the same page.
+    with rc_context({**STYLE, "svg.hashsalt": name}):
+        canvas = Canvas(figsize=(WIDTH_INCHES, height_inches), layout="constrained")
+        draw(canvas.add_subplot())
+        buffer = io.StringIO()
+        canvas.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = buffer.getvalue()
+    return svg[svg.index("<svg") :]

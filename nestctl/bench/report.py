@@ -1,0 +1,182 @@
+"""A summary in words and rounded figures: what the table on the terminal and the HTML report both show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from nestctl.bench.stats import FEWEST_FOR_INTERVAL, Spread
+from nestctl.bench.summary import CLOCK_TOLERANCE, Figure, Ratio, Row, Summary
+from nestctl.model.samples import Ending, LevelRecord
+
+EMULATED = "EMULATED"
+EMULATED_NOTE = "emulated, not the cost of hardware"
+KVM_IN_EMULATION = "A real KVM guest, of a level whose processor is emulated."
+SAME = "≈"
+ENDINGS = {
+    Ending.COMPLETE: "",
+    Ending.INTERRUPTED: "Partial: the run was interrupted; what is here was measured before.",
+    Ending.DEADLINE: "Partial: the time for the run was over; what is here was measured before.",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One workload on one level in words; either `figure` or `not_measured` is empty."""
+
+    level: str
+    is_emulated: bool
+    figure: str
+    ratios: tuple[str, ...]
+    extent: str
+    not_measured: str
+    remark: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One workload; `hows` and `remarks` say how its figures were taken and what to know about them."""
+
+    name: str
+    title: str
+    unit: str
+    about: str
+    cells: tuple[Cell, ...]
+    hows: tuple[str, ...]
+    remarks: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """One level; `facts` are pairs of a name and a value."""
+
+    name: str
+    place: str
+    is_emulated: bool
+    remark: str
+    facts: tuple[tuple[str, str], ...]
+
+
+def describe_lines(summary: Summary) -> tuple[Line, ...]:
+    return tuple(_describe_line(row) for row in summary.rows)
+
+
+def describe_levels(summary: Summary) -> tuple[Head, ...]:
+    drifts = {clock.level: clock.drift for clock in summary.clocks}
+    return tuple(_describe_level(level, drifts[level.name]) for level in summary.results.levels)
+
+
+def describe_notes(summary: Summary) -> tuple[str, ...]:
+    """Say what has to be known to read the figures, the most important first."""
+    return tuple(_notes(summary))
+
+
+def format_value(value: float) -> str:
+    """Round to three significant digits, without exponents."""
+    return _format(value, _digits(value))
+
+
+def format_spread(described: Spread, unit: str) -> str:
+    """Write '4.38 ns ± 0.06': the deviation with the decimals of the median, and at least one digit of its own.
+
+    A single value has no deviation.
+    """
+    text = f"{format_value(described.median)} {unit}"
+    if described.count == 1:
+        return text
+    return f"{text} ± {_format(described.mad, max(_digits(described.median), _digits(described.mad) - 2))}"
+
+
+def format_ratio(ratio: Ratio) -> str:
+    text = f"{format_value(ratio.value)}× {ratio.to}"
+    if ratio.interval is None:
+        return text
+    mark = "" if ratio.is_detectable else f" {SAME}"
+    return f"{text} [{format_value(ratio.interval.low)}–{format_value(ratio.interval.high)}]{mark}"
+
+
+def _digits(value: float) -> int:
+    """Count the decimals (negative before the point) that three significant digits need."""
+    return 2 - math.floor(math.log10(abs(value))) if value else 0
+
+
+def _format(value: float, digits: int) -> str:
+    return f"{round(value, digits):,.{max(digits, 0)}f}"
+
+
+def _notes(summary: Summary) -> Iterator[str]:
+    if ENDINGS[summary.results.ending]:
+        yield ENDINGS[summary.results.ending]
+    if emulated := [level.name for level in summary.results.levels if level.is_emulated]:
+        yield f"{EMULATED} ({', '.join(emulated)}): {EMULATED_NOTE}."
+    rounds = max((call.round for call in summary.results.calls), default=0)
+    yield (
+        f"Medians of {rounds} round{'' if rounds == 1 else 's'} ± median absolute deviation (without ±: one value). "
+        "2× means twice as dear as the level named, whatever the unit."
+    )
+    if rounds >= FEWEST_FOR_INTERVAL:
+        yield f"In brackets: 95 % bootstrap interval of the ratio; {SAME} no detectable difference."
+    else:
+        yield f"Fewer than {FEWEST_FOR_INTERVAL} rounds: too few for an interval, so no ratio says how sure it is."
+    for clock in summary.clocks:
+        if clock.drift is not None and clock.is_wrong:
+            yield (
+                f"The clock of {clock.level} went {clock.drift:+.1%} against this machine's (more than "
+                f"{CLOCK_TOLERANCE:.0%}): its figures are not to be trusted."
+            )
+    for level in summary.results.levels:
+        if failed := [call for call in summary.failures if call.level == level.name]:
+            yield f"{level.name}: {len(failed)} of its visits failed, the first with: {failed[0].failure}"
+
+
+def _describe_line(row: Row) -> Line:
+    return Line(
+        name=row.workload.name,
+        title=row.workload.title,
+        unit=row.workload.unit,
+        about=row.workload.about,
+        cells=tuple(_describe_cell(figure) for figure in row.figures),
+        hows=tuple(dict.fromkeys(figure.how for figure in row.figures if figure.how)),
+        remarks=tuple(f"{figure.level.name}: {figure.remark}" for figure in row.figures if figure.remark),
+    )
+
+
+def _describe_cell(figure: Figure) -> Cell:
+    described, unit = figure.spread, figure.workload.unit
+    extent = ""
+    if described is not None and described.count > 1:
+        low, high = format_value(described.minimum), format_value(described.maximum)
+        extent = f"{described.count} rounds, {low} to {high}"
+    return Cell(
+        level=figure.level.name,
+        is_emulated=figure.level.is_emulated,
+        figure=format_spread(described, unit) if described else "",
+        ratios=tuple(format_ratio(ratio) for ratio in figure.ratios),
+        extent=extent,
+        not_measured=figure.not_measured,
+        remark=figure.remark,
+    )
+
+
+def _describe_level(level: LevelRecord, drift: float | None) -> Head:
+    names = {
+        "cpu_model": "CPU",
+        "cpus": "CPUs",
+        "memory_mib": "Memory (MiB)",
+        "kernel": "Kernel",
+        "clocksource": "Clock source",
+        "kvm_backend": "Behind /dev/kvm",
+        "transparent_hugepages": "Huge pages",
+        "largest_cache": "Largest cache",
+    }
+    facts = [(title, level.environment[name]) for name, title in names.items() if name in level.environment]
+    facts.append(("Clock against L0", "not measurable" if drift is None else f"{drift:+.2%}"))
+    place = [f"level {level.depth}", level.accelerator]
+    return Head(
+        name=level.name,
+        place=", ".join(part for part in place if part),
+        is_emulated=level.is_emulated,
+        remark=KVM_IN_EMULATION if level.is_emulated and level.accelerator == "kvm" else "",
+        facts=tuple(facts),
+    )

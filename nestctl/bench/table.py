@@ -1,0 +1,55 @@
+"""The figures as a table for the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nestctl.bench.report import EMULATED, Cell, Head, Line, describe_levels, describe_lines, describe_notes
+from nestctl.bench.summary import Summary
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+
+
+def render_table(summary: Summary) -> Group:
+    """Make a table of workloads by levels, and below it what has to be known to read it."""
+    from rich.console import Group
+    from rich.text import Text
+
+    lines = describe_lines(summary)
+    notes = [*describe_notes(summary), *_explain(lines)]
+    return Group(_table(summary, lines), *(Text(note) for note in notes))
+
+
+def _table(summary: Summary, lines: tuple[Line, ...]) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, show_lines=True, title=summary.results.title or None, title_justify="left")
+    table.add_column("Workload")
+    for head in describe_levels(summary):
+        table.add_column(Text(_head(head)))
+    for line in lines:
+        table.add_row(Text(line.title), *(Text(_cell(cell)) for cell in line.cells))
+    return table
+
+
+def _head(head: Head) -> str:
+    return "\n".join([head.name, head.place, *([EMULATED] if head.is_emulated else [])])
+
+
+def _cell(cell: Cell) -> str:
+    return "\n".join([cell.figure, *cell.ratios]) if cell.figure else "not measured"
+
+
+def _explain(lines: tuple[Line, ...]) -> list[str]:
+    """Say each reason and remark once, with all it holds for."""
+    reasons: dict[str, list[str]] = {}
+    for line in lines:
+        for cell in line.cells:
+            if cell.not_measured:
+                reasons.setdefault(cell.not_measured, []).append(f"{line.title} on {cell.level}")
+    remarks = [f"{line.title} on {remark}." for line in lines for remark in line.remarks]
+    return [f"Not measured: {', '.join(where)}: {reason}." for reason, where in reasons.items()] + remarks

@@ -1,0 +1,108 @@
+"""The agent's workloads, run for real with small targets. No test looks at how fast they are."""
+
+import ctypes
+import mmap
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from nestctl.agent import measure, native
+
+
+def test_routines_do_what_their_names_say() -> None:
+    lines = 1 << 10
+    memory = mmap.mmap(-1, lines * native.LINE_BYTES)
+    start = native.address_of(memory)
+    native.Routine(native.LINK_CYCLE, 2)(start, lines)
+    chase = native.Routine(native.CHASE, 2)
+    visited = {chase(start, count) for count in range(1, lines + 1)}
+    assert visited == {start + line * native.LINE_BYTES for line in range(lines)}
+    assert chase(start, lines) == start
+
+    half = len(memory) // 2
+    memory[:half] = bytes(range(256)) * (half // 256)
+    memory[half:] = bytes(half)
+    native.Routine(native.COPY, 3)(start + half, start, half // native.LINE_BYTES)
+    assert memory[half:] == memory[:half]
+
+
+def test_routine_says_why_it_cannot_run_on_another_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    with pytest.raises(native.NotMeasuredError, match="aarch64"):
+        native.Routine(native.COUNT_DOWN, 1)
+
+
+def test_count_down_ends_and_its_count_is_what_takes_the_time() -> None:
+    count_down = native.Routine(native.COUNT_DOWN, 1)
+    short = measure.timed(count_down, 1 << 10)
+    long = measure.timed(count_down, 1 << 24)
+    assert long["elapsed_ns"] > 10 * short["elapsed_ns"]
+
+
+@pytest.mark.parametrize("name", sorted(measure.WORKLOADS))
+def test_every_workload_gives_samples_or_a_reason(name: str) -> None:
+    outcome = measure.measure_one(name, samples=2, target_ns=2_000_000)
+    assert outcome["workload"] == name
+    assert bool(outcome["samples"]) != bool(outcome["not_measured"])
+    for sample in outcome["samples"]:
+        assert sample["operations"] >= 1
+        assert sample["elapsed_ns"] == sample["end_ns"] - sample["begin_ns"] > 0
+
+
+def test_without_dev_kvm_there_is_a_reason_and_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def missing() -> Iterator[int]:
+        raise FileNotFoundError(2, "No such file or directory", "/dev/kvm")
+        yield 0
+
+    monkeypatch.setattr(measure, "open_device", missing)
+    outcome = measure.measure_one("cpuid_exit", samples=2, target_ns=1_000_000)
+    assert outcome["samples"] == []
+    assert "/dev/kvm" in outcome["not_measured"]
+
+
+def test_calibration_fills_the_time_and_keeps_the_count_for_all_samples() -> None:
+    clock = 0
+
+    def run(count: int) -> None:
+        nonlocal clock
+        clock += count * 10
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "clock_ns", lambda: clock)
+        samples = measure.take_samples(run, samples=3, target_ns=100_000, first_count=1)
+    assert [sample["elapsed_ns"] for sample in samples] == [100_000] * 3
+    assert [sample["operations"] for sample in samples] == [10_000] * 3
+
+
+def test_disk_file_leaves_nothing_and_covers_every_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "DISK_DIRECTORY", str(tmp_path))
+    monkeypatch.setattr(measure, "file_system_type", lambda _: "ext4")
+    with measure._DiskFile(0) as disk:
+        assert list(tmp_path.iterdir()) == []
+        blocks = measure.DISK_BYTES // measure.BLOCK_BYTES
+        assert sorted(disk.offsets(blocks)) == [block * measure.BLOCK_BYTES for block in range(blocks)]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_in_memory_is_no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "file_system_type", lambda _: "tmpfs")
+    assert "in memory (tmpfs)" in measure.measure_one("disk_write", samples=1, target_ns=1)["not_measured"]
+
+
+def test_file_system_type_is_read_from_mountinfo(tmp_path: Path) -> None:
+    device = tmp_path.stat().st_dev
+    mountinfo = tmp_path / "mountinfo"
+    line = f"25 1 {os.major(device)}:{os.minor(device)} / /x rw,relatime shared:1 - ext4 /dev/vda rw\n"
+    mountinfo.write_text("22 1 0:999 / /proc rw - proc proc rw\n" + line)
+    assert measure.file_system_type(str(tmp_path), str(mountinfo)) == "ext4"
+
+
+def test_buffer_can_be_written_everywhere() -> None:
+    buffer = measure._Buffer()
+    buffer.fill()
+    assert ctypes.string_at(buffer.start + measure.MEMORY_BYTES - 1, 1) == b"\1"

@@ -1,0 +1,182 @@
+"""What the user sees: the table on the terminal and the HTML page."""
+
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from nestctl.bench import html, plots
+from nestctl.bench.report import EMULATED, EMULATED_NOTE, describe_notes, format_ratio, format_spread, format_value
+from nestctl.bench.stats import Interval, Spread
+from nestctl.bench.summary import Ratio, Summary, summarize
+from nestctl.bench.table import render_table
+from nestctl.bench.use_case import choose_exit_code, choose_settings
+from nestctl.bench.workloads import AGENT_WORKLOADS, WORKLOADS
+from nestctl.errors import ExitCode, PrerequisiteError
+from nestctl.model.samples import Call, Ending, parse_results
+from tests.unit.bench.builders import call, record, results
+
+LEVELS = (record("L0"), record("l1", "L0", depth=1, is_emulated=True), record("l2", "l1", depth=2, is_emulated=True))
+
+
+def two_levels_deep(rounds: int = 5, ending: Ending = Ending.COMPLETE) -> Summary:
+    calls = [
+        call(level.name, number, workload.name, 1000 * 3**level.depth + number)
+        for number in range(1, rounds + 1)
+        for level in LEVELS
+        for workload in AGENT_WORKLOADS
+    ]
+    return summarize(results(LEVELS, calls, ending=ending))
+
+
+def on_terminal(summary: Summary) -> str:
+    console = Console(width=160, highlight=False)
+    with console.capture() as captured:
+        console.print(render_table(summary))
+    return captured.get()
+
+
+def test_the_table_labels_emulated_levels_and_no_other() -> None:
+    text = on_terminal(two_levels_deep())
+    (heads,) = [line for line in text.splitlines() if EMULATED in line and EMULATED_NOTE not in line]
+    assert heads.count(EMULATED) == 2
+    assert f"EMULATED (l1, l2): {EMULATED_NOTE}" in text
+    real = summarize(results([record("L0"), record("l1", "L0", depth=1)], [call("l1", 1, "cpu", 5000)]))
+    assert EMULATED not in on_terminal(real)
+
+
+def test_the_table_has_figures_with_ratios_to_the_level_above_and_to_the_top() -> None:
+    text = on_terminal(two_levels_deep())
+    assert "CPU loop" in text
+    assert re.search(r"9\.00 ns ± 0\.00\d", text)
+    assert re.search(r"3\.00× l1 \[[\d.]+–[\d.]+\]", text)
+    assert re.search(r"8\.9\d× L0 \[[\d.]+–[\d.]+\]", text)
+    assert "Not measured: Boot to SSH on L0" in text
+
+
+def test_the_page_labels_every_emulated_figure_and_needs_nothing_else() -> None:
+    page = html.render_report(two_levels_deep())
+    cells = re.findall(r"<td.*?</td>", page, re.DOTALL)
+    assert len(cells) == len(LEVELS) * len(WORKLOADS)
+    assert [EMULATED in cell for cell in cells] == [False, True, True] * len(WORKLOADS)
+    assert EMULATED_NOTE in page
+    assert "l2 (emulated)" in page
+    assert page.count("<svg") == 1 + len(AGENT_WORKLOADS)
+    assert not re.search(r'(src|href)="(?!#)', page)
+    assert "@import" not in page
+
+
+def test_the_page_is_well_formed_and_what_a_plot_refers_to_is_in_it_alone() -> None:
+    found: list[str] = []
+    open_tags: list[str] = []
+
+    class Checker(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            found.extend(value or "" for name, value in attrs if name == "id")
+            if tag != "meta":
+                open_tags.append(tag)
+
+        def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            found.extend(value or "" for name, value in attrs if name == "id")
+
+        def handle_endtag(self, tag: str) -> None:
+            assert open_tags.pop() == tag
+
+    page = html.render_report(two_levels_deep())
+    Checker().feed(page)
+    assert open_tags == []
+    references = set(re.findall(r'(?:url\(|href=")#([^)"]+)', page))
+    assert references
+    assert {found.count(name) for name in references} == {1}
+
+
+def test_what_a_guest_says_is_shown_as_text() -> None:
+    evil = "<script>alert(1)</script>"
+    failed = Call(level="l1", round=1, host_begin_ns=0, host_end_ns=1, failure=evil)
+    page = html.render_report(summarize(results(LEVELS, [failed])))
+    assert evil not in page
+    assert "&lt;script&gt;" in page
+
+
+@pytest.mark.parametrize("ending", [Ending.INTERRUPTED, Ending.DEADLINE])
+def test_a_partial_run_says_so_first(ending: Ending) -> None:
+    assert describe_notes(two_levels_deep(ending=ending))[0].startswith("Partial:")
+    assert "Partial:" in on_terminal(two_levels_deep(ending=ending))
+
+
+def test_few_rounds_have_no_interval_and_say_so() -> None:
+    text = on_terminal(two_levels_deep(rounds=2))
+    assert "too few for an interval" in text
+    assert "[" not in text
+
+
+def test_a_wrong_clock_and_a_failed_visit_are_noted() -> None:
+    calls = [call("l1", number, "cpu", 5000) for number in (1, 2)]
+    slow = calls[1].model_copy(update={"level_begin_ns": 15 * 10**9, "level_end_ns": 16 * 10**9})
+    failed = Call(level="l2", round=1, host_begin_ns=0, host_end_ns=1, failure="it hangs")
+    notes = "\n".join(describe_notes(summarize(results(LEVELS, [calls[0], slow, failed]))))
+    assert "clock of l1 went -50.0%" in notes
+    assert "l2: 1 of its visits failed, the first with: it hangs" in notes
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0, "0"), (0.00123456, "0.00123"), (4.5678, "4.57"), (123.4, "123"), (98765, "98,800")]
+)
+def test_values_have_three_digits(value: float, text: str) -> None:
+    assert format_value(value) == text
+
+
+def test_a_deviation_keeps_a_digit_and_a_single_value_has_none() -> None:
+    one = Spread(median=9.667, mad=0.0, minimum=9.667, maximum=9.667, count=1)
+    several = Spread(median=1.782, mad=0.00345, minimum=1, maximum=2, count=5)
+    assert format_spread(one, "s") == "9.67 s"
+    assert format_spread(several, "ns") == "1.78 ns ± 0.003"
+
+
+def test_a_ratio_within_the_noise_is_marked() -> None:
+    def text(low: float, high: float) -> str:
+        return format_ratio(Ratio(to="l1", value=1.02, interval=Interval(low=low, high=high)))
+
+    assert text(0.98, 1.05) == "1.02× l1 [0.980–1.05] ≈"
+    assert text(1.01, 1.05) == "1.02× l1 [1.01–1.05]"
+
+
+def test_files_are_written_whole_and_can_be_read_again(tmp_path: Path) -> None:
+    summary = two_levels_deep()
+    written = html.write_results(summary.results, tmp_path / "results")
+    assert parse_results(written.results.read_bytes(), source="x") == summary.results
+    assert written.report is not None
+    assert written.report.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert sorted(path.suffix for path in written.results.parent.iterdir()) == [".html", ".json"]
+
+
+def test_without_matplotlib_the_results_are_written_and_the_report_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(html, "can_render_report", lambda: False)
+    written = html.write_results(two_levels_deep().results, tmp_path)
+    assert written.results.exists()
+    assert written.report is None
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(PrerequisiteError) as raised:
+        plots.plot_ratios(two_levels_deep())
+    assert "nestctl[report]" in raised.value.hint
+
+
+def test_the_exit_code_tells_how_the_run_ended() -> None:
+    failed = Call(level="l1", round=1, host_begin_ns=0, host_end_ns=1, failure="it hangs")
+    good = call("l1", 2, "cpu", 5000)
+    assert choose_exit_code(results(LEVELS, [good, failed])) is ExitCode.OK
+    assert choose_exit_code(results(LEVELS, [failed])) is ExitCode.FAILED
+    assert choose_exit_code(results(LEVELS, [good], ending=Ending.INTERRUPTED)) is ExitCode.INTERRUPTED
+    assert choose_exit_code(results(LEVELS, [good], ending=Ending.DEADLINE)) is ExitCode.DEADLINE
+
+
+def test_settings_follow_what_was_asked_for() -> None:
+    default, quick, named = choose_settings(), choose_settings(is_quick=True), choose_settings(rounds=9)
+    assert quick.rounds * quick.samples * quick.target_ms < default.rounds * default.samples * default.target_ms
+    assert default.budget_s
+    assert (named.rounds, named.budget_s) == (9, None)
