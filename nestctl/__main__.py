@@ -1,0 +1,36 @@
+"""The boundary: errors become sentences and exit codes here, and a traceback means a bug."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import traceback
+from typing import NoReturn
+
+from nestctl.errors import ExitCode
+
+
+def main() -> None:
+    # Whoever ends us politely gets what Ctrl-C gets: guests half made are removed, `quickstart` cleans up.
+    signal.signal(signal.SIGTERM, _interrupt)
+    from nestctl.cli import app
+
+    try:
+        app(prog_name="nestctl")
+    except SystemExit as ended:
+        # Whoever read our output has enough of it (`nestctl ... | head`): Click and Rich make 1 of that, our "no".
+        if isinstance(ended.__context__, BrokenPipeError):
+            sys.exit(ExitCode.OK)
+        raise
+    except Exception:
+        traceback.print_exc()
+        sys.stderr.write("nestctl: this is a bug; please report it with the lines above and 'nestctl check --json'.\n")
+        sys.exit(ExitCode.BUG)
+
+
+def _interrupt(_number: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

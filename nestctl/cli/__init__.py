@@ -1,0 +1,127 @@
+"""The command line: parse options, call one use case, hand the result to the console."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from nestctl import __version__
+from nestctl.cli.bench import bench
+from nestctl.cli.check import check
+from nestctl.cli.image import app as image_app
+from nestctl.cli.lab import down, init, render, ssh, status, up
+from nestctl.cli.quickstart import quickstart
+from nestctl.errors import ExitCode, NestctlError, UsageError
+
+_EPILOG = """
+[bold]Examples[/bold]
+
+nestctl check  [dim]# can guests run guests here, and how fast?[/dim]
+
+nestctl init && nestctl up  [dim]# a guest inside a guest[/dim]
+
+nestctl ssh l2 -- systemd-detect-virt  [dim]# a command, two levels down[/dim]
+
+nestctl bench && nestctl down  [dim]# measure every level, leave nothing[/dim]
+
+[bold]Exit codes[/bold]
+
+0 yes, done; 1 no; 2 usage, wrong file; 3 not found out, something is missing;
+4 a program, guest or hypervisor failed; 5 a deadline passed; 130 interrupted; 70 a bug
+"""
+
+
+_SPACE = "Free some space, or set NESTCTL_STATE and NESTCTL_CACHE to places that have it."
+_RIGHTS = "Give this account the right to write there, or set NESTCTL_STATE and NESTCTL_CACHE to places it owns."
+
+# What the system may refuse anywhere where nestctl writes, and what the user can do about it.
+_ENVIRONMENT_ERRORS = {
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: _SPACE,
+    errno.EROFS: _RIGHTS,
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+}
+
+
+class _Boundary(TyperGroup):
+    """Turns our errors into a sentence and an exit code; Typer does that for wrong options."""
+
+    def invoke(self, ctx: Any) -> Any:
+        from nestctl.console import say
+
+        try:
+            return super().invoke(ctx)
+        except NestctlError as error:
+            say(f"nestctl: {error.message}")
+            if error.hint:
+                say(f"  {error.hint}")
+            logging.getLogger(__name__).debug("raised here:", exc_info=True)
+            raise typer.Exit(error.exit_code) from error
+        except OSError as error:
+            if error.errno not in _ENVIRONMENT_ERRORS:
+                raise
+            place = f"'{error.filename}': " if error.filename else ""
+            say(f"nestctl: {place}{error.strerror}.")
+            say(f"  {_ENVIRONMENT_ERRORS[error.errno]}")
+            raise typer.Exit(ExitCode.NOT_FOUND_OUT) from error
+        except KeyboardInterrupt:
+            say("nestctl: interrupted. The same command goes on from here; 'nestctl down' removes what is there.")
+            raise typer.Exit(ExitCode.INTERRUPTED) from None
+
+
+app = typer.Typer(
+    cls=_Boundary,
+    help="Check, orchestrate and measure nested virtualization with KVM and libvirt.",
+    epilog=_EPILOG,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from nestctl.console import print_result
+
+        print_result(f"nestctl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say everything that is done.")] = False,
+    log_file: Annotated[Path | None, typer.Option(help="Write everything that is done to this file.")] = None,
+) -> None:
+    handlers: list[logging.Handler] = []
+    if verbose:
+        handlers.append(logging.StreamHandler())
+    if log_file:
+        try:
+            handlers.append(logging.FileHandler(log_file))
+        except OSError as error:
+            raise UsageError(f"The log file '{log_file}' cannot be written: {error.strerror}.") from error
+    if handlers:
+        logging.basicConfig(level=logging.DEBUG, handlers=handlers, format="%(asctime)s %(name)s: %(message)s")
+
+
+_LAB, _MACHINE = "Labs", "This machine"
+app.command(rich_help_panel="The whole job")(quickstart)
+app.command(rich_help_panel=_MACHINE)(check)
+app.add_typer(image_app, name="image", rich_help_panel=_MACHINE)
+app.command(rich_help_panel=_LAB)(init)
+app.command(rich_help_panel=_LAB)(render)
+app.command(rich_help_panel=_LAB)(up)
+app.command(rich_help_panel=_LAB)(status)
+app.command(rich_help_panel=_LAB, context_settings={"allow_interspersed_args": False})(ssh)
+app.command(rich_help_panel="Measuring")(bench)
+app.command(rich_help_panel=_LAB)(down)

@@ -1,0 +1,35 @@
+"""`nestctl check` as a user meets it, on whatever machine the test runs."""
+
+from __future__ import annotations
+
+import json
+
+import typer
+from typer.testing import CliRunner
+
+from nestctl.cli.check import check
+
+app = typer.Typer()
+app.command()(check)
+
+
+def test_json_and_text_and_exit_code_agree() -> None:
+    as_json, as_text = CliRunner().invoke(app, ["--json"]), CliRunner().invoke(app, [])
+    document = json.loads(as_json.stdout)
+    assert document["schema"] == "nestctl.check/1"
+    assert as_json.exit_code == as_text.exit_code == {"yes": 0, "no": 1, "unknown": 3}[document["verdict"]]
+    assert document["verdict"].upper() in as_text.stdout.splitlines()[0]
+    for finding in document["findings"]:
+        assert finding["name"] in as_text.stdout
+
+
+def test_the_raw_answers_stand_beside_the_verdict() -> None:
+    document = json.loads(CliRunner().invoke(app, ["--json"]).stdout)
+    assert document["facts"]["schema"] == "nestctl.facts/1"
+    assert set(document["facts"]["kvm"]) == {"device", "api_version", "offers", "loop", "cpuid_exit"}
+
+
+def test_passive_proves_nothing() -> None:
+    document = json.loads(CliRunner().invoke(app, ["--json", "--passive"]).stdout)
+    assert document["questions"]["can_accelerate"]["verdict"] == "unknown"
+    assert "--passive" in document["questions"]["can_accelerate"]["reason"]
