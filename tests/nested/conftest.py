@@ -1,0 +1,57 @@
+"""Real guests: QEMU, L1, L2. Nothing is faked here; what is missing is a skip, or a failure with NESTCTL_REQUIRE."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from nestctl.image.store import Image
+from tests.needs import missing
+from tests.nested.harness import Lab, build_image
+
+_PROGRAMS = ("qemu-system-x86_64", "qemu-img", "mmdebstrap", "ssh", "mke2fs")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "tests/nested" in item.path.as_posix():
+            item.add_marker(pytest.mark.nested)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _programs() -> None:
+    """Skip where guests cannot be run; where they are required, fail."""
+    if absent := [name for name in _PROGRAMS if shutil.which(name) is None]:
+        missing(f"not installed: {', '.join(absent)}")
+
+
+@pytest.fixture(scope="session")
+def image() -> Image:
+    """The image every nested test boots; built once in the real cache, as for a user."""
+    return build_image()
+
+
+@pytest.fixture
+def state() -> Iterator[Path]:
+    """A place for labs of one test, with a short path: sockets in it have at most 108 bytes. Nothing may stay there."""
+    with TemporaryDirectory(prefix="n-", dir="/tmp") as directory:
+        yield Path(directory) / "s"
+
+
+@pytest.fixture(scope="session")
+def lab(image: Image) -> Iterator[Lab]:
+    """The lab of `nestctl init`, up: l1 with l2 inside. Tests that share it leave it as it was."""
+    assert image.disk.exists()
+    with TemporaryDirectory(prefix="n-", dir="/tmp") as directory:
+        shared = Lab(directory=Path(directory))
+        try:
+            shared.nestctl("init").expect(0)
+            shared.nestctl("up", timeout_s=1800).expect(0)
+            yield shared
+        finally:
+            shared.nestctl("down", timeout_s=600).expect(0)
+            shared.expect_nothing_left()
