@@ -7,7 +7,7 @@ from typing import Any
 
 from . import cpuid, host, kvm
 
-SCHEMA = "nestctl.facts/1"
+SCHEMA = "nestctl.facts/2"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,7 @@ from nestctl.check.assess import assess
 from nestctl.check.findings import AcceleratorChoice
 from nestctl.check.report import Report, render_choice
 from nestctl.errors import PrerequisiteError
-from nestctl.model.facts import parse_facts
+from nestctl.model.facts_document import parse_facts
 
 
 def check_this_machine(*, passive: bool = False) -> Report:

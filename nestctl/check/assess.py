@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
-from nestctl.check.findings import AcceleratorChoice, Answer, Assessment, Verdict
-from nestctl.check.questions import assess_acceleration, assess_nesting, is_emulated, offered_feature
-from nestctl.check.rules import RULES
+from dataclasses import replace
+
+from nestctl.check.findings import AcceleratorChoice, Answer, Assessment, Finding, Question, Verdict
+from nestctl.check.questions import (
+    assess_acceleration,
+    assess_nesting,
+    assess_place,
+    assess_quality,
+    assess_safety,
+    is_emulated,
+    offered_feature,
+)
+from nestctl.check.rules import RULES_BY_QUESTION
 from nestctl.model.facts import Accelerator, Facts, Known
 
 
 def assess(facts: Facts) -> Assessment:
     can_accelerate, can_nest = assess_acceleration(facts), assess_nesting(facts)
+    findings = {question: _find(question, facts) for question in RULES_BY_QUESTION}
     return Assessment(
+        where_am_i=assess_place(facts),
         can_accelerate=can_accelerate,
         can_nest=can_nest,
+        nests_well=assess_quality(can_nest, findings[Question.QUALITY]),
+        safe_for_tenants=assess_safety(facts),
         is_emulated=is_emulated(facts),
         choice=_choose(facts, can_accelerate, can_nest),
-        findings=tuple(finding for rule in RULES if (finding := rule(facts))),
+        findings=tuple(finding for group in findings.values() for finding in group),
     )
+
+
+def _find(question: Question, facts: Facts) -> tuple[Finding, ...]:
+    found = (rule(facts) for rule in RULES_BY_QUESTION[question])
+    return tuple(replace(finding, question=question) for finding in found if finding)
 
 
 def _choose(facts: Facts, can_accelerate: Answer, can_nest: Answer) -> AcceleratorChoice | None:

@@ -27,15 +27,29 @@ class Status(StrEnum):
     UNKNOWN = "unknown"
 
 
+class Question(StrEnum):
+    """The five questions; the value is the key of the answer in the JSON document."""
+
+    WHERE = "where_am_i"
+    ACCELERATION = "can_accelerate"
+    OFFER = "can_nest"
+    QUALITY = "nests_well"
+    SAFETY = "safe_for_tenants"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that was looked at: a sentence, what was seen, and the command or deed that changes it."""
+    """One thing that was looked at: a sentence, what was seen, and the command or deed that changes it.
+
+    `question` is filled in by `assess`, from the group the rule is in.
+    """
 
     name: str
     status: Status
     summary: str
     evidence: str
     fix: str = ""
+    question: Question | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,19 +69,31 @@ class AcceleratorChoice:
 
 @dataclass(frozen=True, kw_only=True)
 class Assessment:
-    """Two questions answered, what follows for labs, and what the answers rest on.
+    """Five questions answered, what follows for labs, and what the answers rest on.
 
-    `choice` is None where labs cannot run at all.
+    `where_am_i` is YES where the place was found out; its reason names it. `choice` is None where labs cannot run at
+    all.
     """
 
+    where_am_i: Answer
     can_accelerate: Answer
     can_nest: Answer
+    nests_well: Answer
+    safe_for_tenants: Answer
     is_emulated: bool
     choice: AcceleratorChoice | None
     findings: tuple[Finding, ...]
 
     @property
     def verdict(self) -> Verdict:
-        """Guests can nest with hardware help only if both questions are answered yes; one no is enough for no."""
+        """Guests can nest with hardware help only if both decisive questions are answered yes; one no makes it no."""
         verdicts = {self.can_accelerate.verdict, self.can_nest.verdict}
         return next((verdict for verdict in (Verdict.NO, Verdict.UNKNOWN) if verdict in verdicts), Verdict.YES)
+
+    @property
+    def answers(self) -> dict[Question, Answer]:
+        """All five answers, in the order in which they are told."""
+        return {question: getattr(self, question) for question in Question}
+
+    def findings_of(self, question: Question) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.question is question)

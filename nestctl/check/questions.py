@@ -1,8 +1,10 @@
-"""The two questions behind the verdict, and the readings of the facts that they share with the findings. Pure."""
+"""The answers to the five questions, and the readings of the facts that they share with the findings. Pure."""
 
 from __future__ import annotations
 
-from nestctl.check.findings import Answer, Verdict
+from collections.abc import Sequence
+
+from nestctl.check.findings import Answer, Finding, Status, Verdict
 from nestctl.model.facts import Facts, Known, Module, Unknown
 
 # A turn of the loop is two instructions. Hardware takes 0.3-3 ns for it, QEMU's TCG 10 ns (so that KVM inside an
@@ -18,6 +20,35 @@ NOTHING_THERE = frozenset({"ENOENT", "ENODEV", "ENXIO"})
 GUEST_CANNOT_RUN = frozenset({"EBUSY", "ETIMEDOUT"})
 
 EMULATED_SIGNATURE = "TCGTCGTCGTCG"  # how QEMU's TCG presents itself in CPUID 0x40000000 (target/i386/cpu.c)
+
+
+def assess_place(facts: Facts) -> Answer:
+    """Answer where this machine is: YES where that was found out, and then the reason names the place."""
+    if isinstance(facts.cpuid, Unknown):
+        return Answer(verdict=Verdict.UNKNOWN, reason=_say(facts.cpuid))
+    if not facts.cpuid.value.is_guest:
+        return Answer(verdict=Verdict.YES, reason="bare metal")
+    names = ", ".join(facts.cpuid.value.signatures) or "a hypervisor that does not say its name"
+    return Answer(verdict=Verdict.YES, reason=f"a guest of {names}")
+
+
+def assess_quality(can_nest: Answer, findings: Sequence[Finding]) -> Answer:
+    """Answer how good nesting would be, from the findings about that; NO where there would be none."""
+    if can_nest.verdict is not Verdict.YES:
+        return Answer(verdict=can_nest.verdict, reason=can_nest.reason)
+    for status, verdict in ((Status.FAIL, Verdict.NO), (Status.UNKNOWN, Verdict.UNKNOWN)):
+        if summaries := [finding.summary for finding in findings if finding.status is status]:
+            return Answer(verdict=verdict, reason="; ".join(summaries))
+    weak = [finding.summary for finding in findings if finding.status is Status.WARN]
+    return Answer(
+        verdict=Verdict.YES, reason=f"but {'; '.join(weak)}" if weak else "nothing that was looked at is weak"
+    )
+
+
+def assess_safety(facts: Facts) -> Answer:
+    """Answer whether guests of strangers may be given VMX or SVM here."""
+    del facts
+    return Answer(verdict=Verdict.UNKNOWN, reason="not judged")
 
 
 def assess_acceleration(facts: Facts) -> Answer:

@@ -6,18 +6,26 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from nestctl.check.findings import Assessment, Status, Verdict
+from nestctl.check.findings import Assessment, Question, Status, Verdict
 from nestctl.model.facts import Accelerator
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-REPORT_SCHEMA = "nestctl.check/1"
+REPORT_SCHEMA = "nestctl.check/2"
 
 HEADLINES = {
     Verdict.YES: "guests of this machine can nest with hardware help",
     Verdict.NO: "guests of this machine cannot nest with hardware help",
     Verdict.UNKNOWN: "whether guests of this machine can nest could not be found out",
+}
+
+TITLES = {
+    Question.WHERE: "where am I",
+    Question.ACCELERATION: "accelerated guests",
+    Question.OFFER: "nesting",
+    Question.QUALITY: "good nesting",
+    Question.SAFETY: "safe for tenants",
 }
 
 COLOURS = {
@@ -45,10 +53,7 @@ def render_json(report: Report) -> dict[str, Any]:
         "verdict": assessment.verdict,
         "summary": HEADLINES[assessment.verdict],
         "is_emulated": assessment.is_emulated,
-        "questions": {
-            "can_accelerate": asdict(assessment.can_accelerate),
-            "can_nest": asdict(assessment.can_nest),
-        },
+        "questions": {question: asdict(answer) for question, answer in assessment.answers.items()},
         "lab": asdict(assessment.choice) if assessment.choice else None,
         "findings": [asdict(finding) for finding in assessment.findings],
         "facts": dict(report.collected),
@@ -57,11 +62,12 @@ def render_json(report: Report) -> dict[str, Any]:
 
 def render_summary(assessment: Assessment) -> str:
     """Say in a few lines what the findings come to."""
-    accelerate, nest = assessment.can_accelerate, assessment.can_nest
     lines = [
         f"verdict             {assessment.verdict.upper()}: {HEADLINES[assessment.verdict]}",
-        f"accelerated guests  {accelerate.verdict}: {accelerate.reason}",
-        f"nesting             {nest.verdict}: {nest.reason}",
+        *(
+            f"{TITLES[question]:18}  {answer.verdict}: {answer.reason}"
+            for question, answer in assessment.answers.items()
+        ),
         f"labs here           {render_choice(assessment)}",
     ]
     if assessment.is_emulated:

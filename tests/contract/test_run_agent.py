@@ -27,7 +27,7 @@ def shell_with_python(directory: Path, script: str) -> LocalShell:
 
 def test_the_agent_runs_and_its_arguments_arrive() -> None:
     facts = run_agent(LocalShell(), ["facts", "--passive"], deadline=soon())
-    assert facts["schema"] == "nestctl.facts/1"
+    assert facts["schema"] == "nestctl.facts/2"
     assert "--passive" in facts["kvm"]["loop"]["unknown"]
 
 

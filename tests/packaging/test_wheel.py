@@ -97,4 +97,4 @@ def test_the_installed_tool_renders_a_guest(installed: Path, tmp_path: Path, own
 def test_the_installed_agent_can_be_sent(installed: Path, tmp_path: Path) -> None:
     """`check` runs the agent's sources through a shell: they have to be in the wheel as sources."""
     completed = run(installed, "check", "--passive", "--json", cwd=tmp_path)
-    assert json.loads(completed.stdout)["schema"] == "nestctl.check/1", completed.stderr
+    assert json.loads(completed.stdout)["schema"] == "nestctl.check/2", completed.stderr

@@ -14,7 +14,7 @@ from nestctl.agent.cpuid import Registers, describe
 from nestctl.agent.facts import SCHEMA
 from nestctl.check.assess import assess
 from nestctl.check.report import Report, render_json, render_summary
-from nestctl.model.facts import parse_facts
+from nestctl.model.facts_document import parse_facts
 
 FILES = (host.CPUINFO, host.MEMINFO, host.KERNEL_RELEASE, "sys/module/kvm_intel/parameters/nested")
 

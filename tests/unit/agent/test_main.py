@@ -29,7 +29,7 @@ def test_every_module_imports_only_the_standard_library_and_its_neighbours(sourc
 def test_facts_are_printed_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["facts", "--passive"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert document["schema"] == "nestctl.facts/1"
+    assert document["schema"] == "nestctl.facts/2"
     assert document["host"]["kernel"]["value"] == Path("/proc/sys/kernel/osrelease").read_text(encoding="utf-8").strip()
 
 

@@ -17,7 +17,8 @@ from nestctl.check.assess import assess
 from nestctl.check.findings import Assessment, Status
 from nestctl.check.report import Report, render_json
 from nestctl.check.rules import RULES
-from nestctl.model.facts import Facts, parse_facts
+from nestctl.model.facts import Facts
+from nestctl.model.facts_document import parse_facts
 
 HOSTS = Path(__file__).parents[2] / "hosts"
 MACHINES = sorted(path for path in HOSTS.iterdir() if path.is_dir())

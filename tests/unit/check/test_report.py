@@ -9,7 +9,8 @@ from nestctl.check import check_this_machine, choose_accelerator
 from nestctl.check.findings import AcceleratorChoice, Answer, Assessment, Finding, Status, Verdict
 from nestctl.check.report import render_summary, render_table
 from nestctl.errors import ExitCode, NotFoundOutError
-from nestctl.model.facts import Accelerator, parse_facts
+from nestctl.model.facts import Accelerator
+from nestctl.model.facts_document import parse_facts
 
 KVM = AcceleratorChoice(accelerator=Accelerator.KVM, cpu_feature="vmx", reason="it was proved")
 TCG = AcceleratorChoice(accelerator=Accelerator.TCG, cpu_feature="svm", reason="it was not")
@@ -18,9 +19,13 @@ TCG = AcceleratorChoice(accelerator=Accelerator.TCG, cpu_feature="svm", reason="
 def assessment(
     accelerate: Verdict, nest: Verdict, choice: AcceleratorChoice | None = TCG, findings: tuple[Finding, ...] = ()
 ) -> Assessment:
+    elsewhere = Answer(verdict=Verdict.UNKNOWN, reason="nobody looked")
     return Assessment(
+        where_am_i=elsewhere,
         can_accelerate=Answer(verdict=accelerate, reason="because"),
         can_nest=Answer(verdict=nest, reason="therefore"),
+        nests_well=elsewhere,
+        safe_for_tenants=elsewhere,
         is_emulated=False,
         choice=choice,
         findings=findings,
@@ -55,7 +60,7 @@ def test_one_no_is_enough_for_no_and_one_doubt_for_doubt(
     ],
 )
 def test_summary_says_loudly_how_labs_will_run(choice: AcceleratorChoice | None, verdict: Verdict, said: str) -> None:
-    assert said in render_summary(assessment(verdict, verdict, choice)).splitlines()[3]
+    assert said in render_summary(assessment(verdict, verdict, choice)).splitlines()[-1]
 
 
 def test_summary_of_an_emulated_machine_says_so() -> None:
@@ -82,5 +87,5 @@ def test_labs_get_the_accelerator_that_check_reports() -> None:
 
 
 def test_what_is_collected_elsewhere_must_be_of_the_schema() -> None:
-    with pytest.raises(NotFoundOutError, match=r"nestctl\.facts/1"):
+    with pytest.raises(NotFoundOutError, match=r"nestctl\.facts/2"):
         parse_facts({"schema": "nestctl.facts/99"})

@@ -16,7 +16,7 @@ app.command()(check)
 def test_json_and_text_and_exit_code_agree() -> None:
     as_json, as_text = CliRunner().invoke(app, ["--json"]), CliRunner().invoke(app, [])
     document = json.loads(as_json.stdout)
-    assert document["schema"] == "nestctl.check/1"
+    assert document["schema"] == "nestctl.check/2"
     assert as_json.exit_code == as_text.exit_code == {"yes": 0, "no": 1, "unknown": 3}[document["verdict"]]
     assert document["verdict"].upper() in as_text.stdout.splitlines()[0]
     for finding in document["findings"]:
@@ -25,7 +25,7 @@ def test_json_and_text_and_exit_code_agree() -> None:
 
 def test_the_raw_answers_stand_beside_the_verdict() -> None:
     document = json.loads(CliRunner().invoke(app, ["--json"]).stdout)
-    assert document["facts"]["schema"] == "nestctl.facts/1"
+    assert document["facts"]["schema"] == "nestctl.facts/2"
     assert set(document["facts"]["kvm"]) == {"device", "api_version", "offers", "loop", "cpuid_exit"}
 
 

@@ -1,0 +1,39 @@
+"""What the rules of several questions share. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from nestctl.check.findings import Finding, Status
+from nestctl.check.questions import LONGEST_HARDWARE_TURN_NS, is_emulated
+from nestctl.model.facts import Fact, Facts, Known, T, Unknown
+
+# A rule looks at one thing and answers None where it has nothing to say about a machine.
+Rule: TypeAlias = Callable[[Facts], Finding | None]
+
+HARDWARE_MODULES = {"GenuineIntel": "kvm_intel", "AuthenticAMD": "kvm_amd", "HygonGenuine": "kvm_amd"}
+
+
+def unknown_finding(name: str, what: str, fact: Unknown) -> Finding:
+    return Finding(name=name, status=Status.UNKNOWN, summary=f"{what} is unknown", evidence=fact.reason)
+
+
+def caveat(facts: Facts) -> str:
+    """Label a figure that is no figure of hardware."""
+    if is_emulated(facts):
+        return " (on an emulated machine: not a figure of hardware)"
+    if isinstance(facts.loop, Known) and facts.loop.value.ns_per_turn > LONGEST_HARDWARE_TURN_NS:
+        return " (in software: not a figure of hardware)"
+    return ""
+
+
+def show(fact: Fact[T]) -> str:
+    return str(fact.value) if isinstance(fact, Known) else "unknown"
+
+
+def wanted_module(facts: Facts) -> str:
+    """Return the module that would serve this CPU, or '' where the kernel may not use hardware virtualization."""
+    if isinstance(facts.cpuid, Unknown) or isinstance(facts.cpu_flags, Unknown):
+        return ""
+    return HARDWARE_MODULES.get(facts.cpuid.value.vendor, "") if facts.cpu_flags.value & {"vmx", "svm"} else ""
