@@ -26,6 +26,12 @@ def print_json(document: Any) -> None:
     print_result(json.dumps(document, indent=2, ensure_ascii=False))
 
 
+def print_piece(text: str) -> None:
+    """Print a piece of a result that is too long to be held."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
 def print_rich(renderable: RenderableType) -> None:
     """Print a table or other Rich value as a result, without colour where it is no terminal."""
     _rich_console(sys.stdout.isatty()).print(renderable)

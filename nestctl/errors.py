@@ -5,6 +5,7 @@
         LabFileError        2    a wrong lab file: says file, line and key
       PrerequisiteError     3    something that has to be there is missing
       NotFoundOutError      3    a question could not be answered
+        UnreachableError    3    a machine did not answer, prove who it is, or let us in
       FailedError           4    a program, guest or hypervisor failed
         CommandError        4    a process ended with a failure
         HypervisorError     4    libvirt refused or failed
@@ -65,6 +66,10 @@ class PrerequisiteError(NestctlError):
 
 class NotFoundOutError(NestctlError):
     exit_code = ExitCode.NOT_FOUND_OUT
+
+
+class UnreachableError(NotFoundOutError):
+    pass
 
 
 class FailedError(NestctlError):

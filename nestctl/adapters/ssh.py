@@ -60,7 +60,7 @@ _CHANNEL_MESSAGES = range(93, 99)
 _CHANNEL_CLOSE = 97
 
 
-class _Transport(paramiko.Transport):
+class Transport(paramiko.Transport):
     """Sends nothing more to a channel once its close is sent, for which OpenSSH's server ends the whole connection.
 
     paramiko lets go of a channel's lock between making a message and sending it, so that a thread that feeds a command
@@ -248,7 +248,7 @@ def _connect(
             stream.close()
             greeting_s = min(greeting_s * _GREETING_GROWTH, _LONGEST_GREETING_S)
             continue
-        transport = _Transport(stream)
+        transport = Transport(stream)
         try:
             _log_in(transport, name, identity, deadline)
         except (paramiko.SSHException, EOFError, OSError) as error:

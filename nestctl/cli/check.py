@@ -2,29 +2,117 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from nestctl.check.report import Report
+    from nestctl.errors import ExitCode
+    from nestctl.targets.target import Target
+
+DEFAULT_JOBS = 16
+DEFAULT_TIMEOUT_S = 60.0
+
 
 def check(
+    targets: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="TARGET",
+            help="ssh://[USER@]HOST[:PORT], LAB/GUEST or localhost. Several are checked at once.",
+            show_default="this machine",
+        ),
+    ] = None,
+    inventory: Annotated[
+        str | None,
+        typer.Option("--inventory", "-i", metavar="FILE", help="Check the hosts of an Ansible inventory (any form)."),
+    ] = None,
+    limit: Annotated[
+        str, typer.Option("--limit", "-l", metavar="PATTERN", help="Only these hosts and groups of the inventory.")
+    ] = "",
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", "-j", min=1, max=1000, help="Targets at once.", show_default=str(DEFAULT_JOBS)),
+    ] = None,
+    timeout_s: Annotated[
+        float | None,
+        typer.Option(
+            "--timeout", metavar="SECONDS", min=0.1, help="Time for each target.", show_default=f"{DEFAULT_TIMEOUT_S:g}"
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings and the raw facts as JSON.")] = False,
     passive: Annotated[
         bool, typer.Option("--passive", help="Only read files, run no code: what is not proved is unknown.")
     ] = False,
 ) -> None:
-    """Say whether guests of this machine can nest, and prove it by running code.
+    """Say whether guests of a machine can nest, and prove it by running code there.
 
     Exit code 0: guests can nest with hardware help. 1: they cannot (labs may still be emulated). 3: not found out.
+    Of several targets the worst counts: 3 before 1 before 0; those that cannot be reached count as 3.
     """
+    from nestctl.errors import UsageError
+
+    if not targets and inventory is None:
+        if jobs is not None or timeout_s is not None or limit:
+            raise UsageError("'--jobs', '--timeout' and '--limit' are about targets, and none is named.")
+        from nestctl.check import check_this_machine
+
+        raise typer.Exit(_print_report(check_this_machine(passive=passive), as_json=as_json))
+    if limit and inventory is None:
+        raise UsageError("'--limit' is about an inventory, and none is given.")
+    found = _find_targets(targets or (), inventory, limit)
+    options = (jobs or DEFAULT_JOBS, timeout_s or DEFAULT_TIMEOUT_S, passive)
+    if len(found) == 1 and inventory is None:
+        raise typer.Exit(_check_one(found[0], *options, as_json=as_json))
+    raise typer.Exit(_check_many(found, *options, as_json=as_json))
+
+
+def _find_targets(names: list[str] | tuple[()], inventory: str | None, limit: str) -> tuple[Target, ...]:
+    from nestctl.targets.target import parse_target
+
+    found = [parse_target(name) for name in names]
+    if inventory is not None:
+        from nestctl.targets.inventory import read_inventory
+
+        found += read_inventory(inventory, limit=limit)
+    return tuple({target.name: target for target in found}.values())
+
+
+def _check_one(target: Target, jobs: int, timeout_s: float, passive: bool, *, as_json: bool) -> ExitCode:
+    from nestctl.targets.check import check_targets
+
+    (outcome,) = check_targets((target,), jobs=jobs, timeout_s=timeout_s, passive=passive)
+    if outcome.report is None:
+        raise outcome.error or AssertionError
+    return _print_report(outcome.report, as_json=as_json)
+
+
+def _check_many(targets: tuple[Target, ...], jobs: int, timeout_s: float, passive: bool, *, as_json: bool) -> ExitCode:
     from nestctl import console
-    from nestctl.check import check_this_machine
+    from nestctl.targets.check import check_targets, worst_of
+    from nestctl.targets.report import make_row, render_count, render_documents, render_rows
+
+    outcomes = check_targets(targets, jobs=jobs, timeout_s=timeout_s, passive=passive)
+    if as_json:
+        exit_codes: list[ExitCode] = []
+        for piece in render_documents(outcomes, exit_codes):
+            console.print_piece(piece)
+        return worst_of(exit_codes)
+    with console.step(f"Checking {len(targets)} targets, at most {jobs} at once"):
+        rows = [make_row(outcome) for outcome in outcomes]
+    console.print_rich(render_rows(rows))
+    console.print_result("\n" + render_count(rows))
+    return worst_of([row.exit_code for row in rows])
+
+
+def _print_report(report: Report, *, as_json: bool) -> ExitCode:
+    from nestctl import console
     from nestctl.check.report import render_json, render_summary, render_table
 
-    report = check_this_machine(passive=passive)
     if as_json:
         console.print_json(render_json(report))
     else:
         console.print_result(render_summary(report.assessment) + "\n")
         console.print_rich(render_table(report.assessment))
-    raise typer.Exit(report.assessment.verdict.exit_code)
+    return report.assessment.verdict.exit_code

@@ -6,12 +6,13 @@ import getpass
 import os
 import socket
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from nestctl.adapters.ssh import DirectRoute, Identity
+from nestctl.deadline import Deadline
 from nestctl.lab.keys import LabKeys, ensure_keys
 from tests.needs import need_program
 
@@ -36,10 +37,20 @@ class Server:
             host_key=self.keys.hosts["server"].public,
         )
 
+    def write_home(self, home: Path, hosts: Sequence[str] = ("127.0.0.1",)) -> None:
+        """Make a home whose OpenSSH client logs in to the server by these addresses without a question."""
+        directory = home / ".ssh"
+        directory.mkdir(mode=0o700, parents=True)
+        key = directory / "id_ed25519"
+        key.touch(mode=0o600)
+        key.write_text(self.keys.client.private)
+        known = (f"[{host}]:{self.port} {self.keys.hosts['server'].public}\n" for host in hosts)
+        (directory / "known_hosts").write_text("".join(known))
+
 
 @contextmanager
-def start_sshd(directory: Path) -> Iterator[Server]:
-    """Start sshd with files in a directory; it is ended with the context."""
+def start_sshd(directory: Path, *, addresses: Sequence[str] = ("127.0.0.1",), settings: str = "") -> Iterator[Server]:
+    """Start sshd with files in a directory, on one port of all addresses; it is ended with the context."""
     program = need_program("sshd", "openssh-server")
     keys = ensure_keys(directory / "keys.json", ["server", "other"])
     host_key = directory / "host_key"
@@ -49,11 +60,12 @@ def start_sshd(directory: Path) -> Iterator[Server]:
     port = free_port()
     configuration = directory / "sshd_config"
     configuration.write_text(
-        f"ListenAddress 127.0.0.1:{port}\nHostKey {host_key}\nPidFile none\nUsePAM no\nStrictModes no\n"
+        "".join(f"ListenAddress {address}:{port}\n" for address in addresses)
+        + f"HostKey {host_key}\nPidFile none\nUsePAM no\nStrictModes no\n"
         f"AuthorizedKeysFile {directory / 'authorized_keys'}\nPasswordAuthentication no\nMaxSessions 100\n"
-        "PermitRootLogin prohibit-password\nMaxStartups 100\n"
+        "PermitRootLogin prohibit-password\nMaxStartups 1000\n"
         # What an account has its shell do at the start is not tested here.
-        f"SetEnv HOME={directory}\n"
+        f"{settings or f'SetEnv HOME={directory}'}\n"
     )
     if os.geteuid() == 0:
         PRIVILEGE_SEPARATION.mkdir(mode=0o755, exist_ok=True)
@@ -65,10 +77,18 @@ def start_sshd(directory: Path) -> Iterator[Server]:
         command += without_penalties
     process = subprocess.Popen([*command, "-D", "-E", str(directory / "log")], stdin=subprocess.DEVNULL)
     try:
+        for address in addresses:
+            _wait_for_port(address, port)
         yield Server(port=port, keys=keys)
     finally:
         process.terminate()
         process.wait()
+
+
+def _wait_for_port(address: str, port: int) -> None:
+    for _ in Deadline.after(30, "The start of sshd").poll(0.02):
+        with suppress(ConnectionRefusedError), socket.create_connection((address, port)):
+            return
 
 
 def free_port() -> int:

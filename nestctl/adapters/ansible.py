@@ -1,0 +1,66 @@
+"""Run Ansible: read an inventory as it does, run a playbook. Nothing else in nestctl does.
+
+Its programs are started, not imported: Ansible promises nothing about its Python interfaces.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from nestctl.adapters.process import LocalShell
+from nestctl.adapters.shell import Completed
+from nestctl.deadline import Deadline
+from nestctl.errors import PrerequisiteError, UsageError
+
+HINT = "Install it: script/setup in a checkout, else pip install 'nestctl[ansible]' or apt-get install ansible-core."
+
+
+def list_inventory(inventory: str, *, limit: str = "") -> Any:
+    """Return what `ansible-inventory --list` says of a file, a directory or a list with commas.
+
+    `limit` is a pattern of hosts and groups, as Ansible's option of this name takes it.
+
+    Raises `UsageError` when Ansible cannot read it, and `PrerequisiteError` when there is no Ansible.
+    """
+    if "," not in inventory and not Path(inventory).exists():
+        raise UsageError(f"There is no inventory '{inventory}'.")
+    words = ("--inventory", inventory, "--list", *(("--limit", limit) if limit else ()))
+    completed = run_ansible("ansible-inventory", words, deadline=Deadline.after(60, "Reading the inventory"))
+    if completed.exit_code != 0:
+        # It tries one format after the other, and says of each on many lines why not.
+        said = [line for line in completed.stderr.decode(errors="replace").splitlines() if line.startswith("[")]
+        raise UsageError("\n  ".join([f"Ansible cannot read the inventory '{inventory}':", *said]))
+    return json.loads(completed.stdout)
+
+
+def run_ansible(program: str, words: Sequence[str], *, deadline: Deadline) -> Completed:
+    """Run one of Ansible's programs; its temporary files are gone afterwards, and nothing is written to the home."""
+    # A virtual environment has its own beside its Python; it need not be on PATH.
+    found = shutil.which(str(Path(sys.executable).with_name(program))) or shutil.which(program)
+    if not found:
+        raise PrerequisiteError("Ansible is not installed on this machine.", hint=HINT)
+    # SSH's control sockets lie in it, and a socket's path has at most 107 bytes (unix(7)).
+    with TemporaryDirectory(prefix="nestctl-") as directory:
+        shell = LocalShell(
+            environment={
+                "ANSIBLE_HOME": directory,
+                "ANSIBLE_LOCAL_TEMP": directory,
+                "ANSIBLE_SSH_CONTROL_PATH_DIR": f"{directory}/cp",
+                "ANSIBLE_NOCOLOR": "1",
+                "ANSIBLE_RETRY_FILES_ENABLED": "0",
+                "ANSIBLE_DEPRECATION_WARNINGS": "0",
+                "ANSIBLE_LOCALHOST_WARNING": "0",
+                "ANSIBLE_INVENTORY_UNPARSED_WARNING": "0",
+                # Else a file that it cannot read is an empty inventory.
+                "ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "1",
+                "ANSIBLE_INVENTORY_UNPARSED_FAILED": "1",
+                "LC_ALL": "C.UTF-8",
+            }
+        )
+        return shell.run((found, *words), deadline=deadline)
