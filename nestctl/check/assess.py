@@ -47,9 +47,15 @@ def _choose(facts: Facts, can_accelerate: Answer, can_nest: Answer) -> Accelerat
         return AcceleratorChoice(
             accelerator=Accelerator.KVM,
             cpu_feature=offered_feature(facts),
+            is_machine_emulated=is_emulated(facts),
             reason=f"{can_accelerate.reason}, and {can_nest.reason}",
         )
     if not (isinstance(facts.architecture, Known) and facts.architecture.value == "x86_64"):
         return None
     obstacle = can_nest if can_accelerate.verdict is Verdict.YES else can_accelerate
-    return AcceleratorChoice(accelerator=Accelerator.TCG, cpu_feature="svm", reason=obstacle.reason)
+    return AcceleratorChoice(
+        accelerator=Accelerator.TCG,
+        cpu_feature="svm",
+        is_machine_emulated=is_emulated(facts),
+        reason=obstacle.reason,
+    )

@@ -60,10 +60,14 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class AcceleratorChoice:
-    """How labs will run here; `cpu_feature` ('vmx' or 'svm') is what their guests need to be hypervisors themselves."""
+    """How labs will run here; `cpu_feature` ('vmx' or 'svm') is what their guests need to be hypervisors themselves.
+
+    `is_machine_emulated` says that this machine is itself emulated, so that its KVM is slow, too.
+    """
 
     accelerator: Accelerator
     cpu_feature: str
+    is_machine_emulated: bool
     reason: str
 
 

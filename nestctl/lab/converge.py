@@ -94,7 +94,7 @@ def bring_up(
 
 
 def _bring_up_one(level: Level, plan: GuestPlan, action: Action, run: Run) -> GuestPlan:
-    timeout_s = boot_timeout_s(plan.level, is_emulated=run.host.is_emulated)
+    timeout_s = boot_timeout_s(plan.level, is_emulated=run.host.is_slow)
     deadline = Deadline.after(timeout_s, f"An answer from the guest '{plan.name}' by SSH")
     with ExitStack() as stack:
         what = "Connecting to" if action is Action.KEEP else "Booting"

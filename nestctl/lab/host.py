@@ -39,16 +39,27 @@ class Host:
     uri: str
     accelerator: Accelerator
     cpu_feature: str
+    is_machine_emulated: bool = False
 
     @property
     def is_emulated(self) -> bool:
         return self.accelerator is Accelerator.TCG
 
+    @property
+    def is_slow(self) -> bool:
+        """Tell whether guests boot as slowly as emulated ones: they are, or the machine whose KVM runs them is."""
+        return self.is_emulated or self.is_machine_emulated
+
 
 def read_host(connect: str | None) -> Host:
     """Decide how guests are run here; the accelerator is chosen by running code (see nestctl.check)."""
     choice = choose_accelerator()
-    return Host(uri=choose_uri(connect), accelerator=choice.accelerator, cpu_feature=choice.cpu_feature)
+    return Host(
+        uri=choose_uri(connect),
+        accelerator=choice.accelerator,
+        cpu_feature=choice.cpu_feature,
+        is_machine_emulated=choice.is_machine_emulated,
+    )
 
 
 @contextmanager

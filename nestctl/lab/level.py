@@ -85,7 +85,11 @@ def _wait_for_ready(level: Level, guest: Contact, deadline: Deadline) -> None:
     """
     for _ in deadline.poll(interval_s=0):
         command = ("timeout", str(_LOOK_AGAIN_S), "sh", "-c", _WAIT_FOR_READY, "sh", str(guest.console))
-        completed = level.shell.run(command, deadline=deadline)
+        try:
+            completed = level.shell.run(command, deadline=deadline)
+        except DeadlineError:
+            deadline.check()  # says what was waited for, which is not that command
+            raise
         if completed.exit_code == 0 or level.hypervisor.read_trouble(guest.domain):
             return
 

@@ -17,6 +17,9 @@ from typing import Any
 from nestctl.image.recipe import read_recipe
 from nestctl.image.store import Image, find_image
 
+# A shell starts what runs in its background with SIGINT ignored, and children inherit that: tests send it.
+_WITH_SIGINT = ("env", "--default-signal=INT")
+
 NESTCTL = str(Path(sys.executable).with_name("nestctl"))
 
 
@@ -95,7 +98,7 @@ class Lab:
     def start(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
         """Start nestctl and leave it running; it is killed in the end."""
         process = subprocess.Popen(
-            (NESTCTL, *arguments),
+            (*_WITH_SIGINT, NESTCTL, *arguments),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -29,6 +29,8 @@ def home() -> Iterator[Path]:
     subprocess.run(("useradd", "--create-home", "--home-dir", directory, _USER), check=True, capture_output=True)
     try:
         directory.chmod(0o700)
+        if subprocess.run(("runuser", "-u", _USER, "--", "test", "-x", NESTCTL), check=False).returncode:
+            missing(f"other accounts cannot reach '{NESTCTL}': the checkout is below a closed directory")
         yield directory
     finally:
         # The user's libvirtd ends by itself only after two idle minutes.

@@ -12,8 +12,10 @@ from nestctl.errors import ExitCode, NotFoundOutError
 from nestctl.model.facts import Accelerator
 from nestctl.model.facts_document import parse_facts
 
-KVM = AcceleratorChoice(accelerator=Accelerator.KVM, cpu_feature="vmx", reason="it was proved")
-TCG = AcceleratorChoice(accelerator=Accelerator.TCG, cpu_feature="svm", reason="it was not")
+KVM = AcceleratorChoice(
+    accelerator=Accelerator.KVM, cpu_feature="vmx", is_machine_emulated=False, reason="it was proved"
+)
+TCG = AcceleratorChoice(accelerator=Accelerator.TCG, cpu_feature="svm", is_machine_emulated=False, reason="it was not")
 
 
 def assessment(

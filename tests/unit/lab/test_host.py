@@ -53,6 +53,18 @@ def test_a_plan_has_what_was_decided_about_the_machine(accelerator: Accelerator)
     assert plan.uplink.port
 
 
+@pytest.mark.parametrize("is_machine_emulated", [False, True])
+def test_kvm_of_an_emulated_machine_is_given_an_emulators_time(is_machine_emulated: bool) -> None:
+    host = Host(
+        uri="qemu:///system",
+        accelerator=Accelerator.KVM,
+        cpu_feature="svm",
+        is_machine_emulated=is_machine_emulated,
+    )
+    assert host.is_slow is is_machine_emulated
+    assert not host.is_emulated
+
+
 def test_a_guest_keeps_the_port_it_has() -> None:
     host = Host(uri="qemu:///session", accelerator=Accelerator.TCG, cpu_feature="svm")
     lab = lab_of_depth(2)
