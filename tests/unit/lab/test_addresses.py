@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import socket
 from ipaddress import IPv4Network
 from itertools import islice
@@ -64,31 +65,35 @@ def test_short_lines_are_passed_over() -> None:
     assert list(parse_routes("Iface\n\neth0 0001A8C0\n")) == []
 
 
+# A port is the same for the same names: another run of these tests, at the same time, must have others.
+LAB = f"lab{os.getpid()}"
+
+
 def test_a_guests_port_stays_the_same() -> None:
-    assert choose_port("demo", "l1") == choose_port("demo", "l1")
+    assert choose_port(LAB, "l1") == choose_port(LAB, "l1")
 
 
 def test_another_lab_gets_another_port() -> None:
-    assert len({choose_port(lab, "l1") for lab in ("demo", "other", "third")}) > 1
+    assert len({choose_port(lab, "l1") for lab in (LAB, "other", "third")}) > 1
 
 
 def test_a_port_lies_outside_of_those_linux_gives_away() -> None:
-    assert 20_000 <= choose_port("demo", "l1") < 30_000
+    assert 20_000 <= choose_port(LAB, "l1") < 30_000
 
 
 def test_an_avoided_port_is_not_chosen() -> None:
-    first = choose_port("demo", "l1")
-    assert choose_port("demo", "l1", avoid=[first]) != first
+    first = choose_port(LAB, "l1")
+    assert choose_port(LAB, "l1", avoid=[first]) != first
 
 
 def test_a_port_that_another_program_has_is_not_chosen() -> None:
-    first = choose_port("demo", "l1")
+    first = choose_port(LAB, "l1")
     with socket.socket() as other:
         other.bind(("127.0.0.1", first))
         other.listen()
-        assert choose_port("demo", "l1") != first
+        assert choose_port(LAB, "l1") != first
 
 
 def test_no_port_left_is_said() -> None:
     with pytest.raises(FailedError, match="No free port is left between 20000 and 29999"):
-        choose_port("demo", "l1", avoid=range(addresses._FIRST_PORT, addresses._FIRST_PORT + addresses._PORTS))
+        choose_port(LAB, "l1", avoid=range(addresses._FIRST_PORT, addresses._FIRST_PORT + addresses._PORTS))
