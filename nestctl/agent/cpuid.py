@@ -72,7 +72,19 @@ def describe(cpuid: Cpuid) -> dict[str, Any]:
         "svm": extended >= 0x80000001 and bool(cpuid(0x80000001).ecx >> 2 & 1),
         "hypervisor": has_hypervisor,
         "signatures": read_signatures(cpuid) if has_hypervisor else [],
+        "leaves": {f"{leaf:#x}": [f"{register:#x}" for register in cpuid(leaf)] for leaf in _raw_leaves(cpuid)},
     }
+
+
+def _raw_leaves(cpuid: Cpuid) -> list[int]:
+    """Name the leaves that are kept as they are: features, SVM's own, and the head of each hypervisor's block."""
+    basic, extended = cpuid(0).eax, cpuid(0x80000000).eax
+    hypervisor = HYPERVISOR_LEAVES if cpuid(1).ecx >> 31 & 1 else ()
+    return [
+        *(leaf for leaf in (0x0, 0x1, 0x7) if leaf <= basic),
+        *(leaf for leaf in hypervisor if _is_block(leaf, cpuid(leaf))),
+        *(leaf for leaf in (0x80000000, 0x80000001, 0x80000008, 0x8000000A) if leaf <= extended),
+    ]
 
 
 def read_signatures(cpuid: Cpuid) -> list[str]:
@@ -80,13 +92,17 @@ def read_signatures(cpuid: Cpuid) -> list[str]:
     found: list[str] = []
     for leaf in HYPERVISOR_LEAVES:
         registers = cpuid(leaf)
-        # A CPU answers a leaf it does not have with the data of another one: only a block's head names its last leaf.
-        if not leaf <= registers.eax < leaf + 0x100:
+        if not _is_block(leaf, registers):
             continue
         signature = _text(registers.ebx, registers.ecx, registers.edx)
         if signature and signature not in found:
             found.append(signature)
     return found
+
+
+def _is_block(leaf: int, registers: Registers) -> bool:
+    """A CPU answers a leaf it does not have with the data of another one: only a block's head names its last leaf."""
+    return leaf <= registers.eax < leaf + 0x100
 
 
 def _text(*words: int) -> str:

@@ -1,38 +1,72 @@
-"""Read what the kernel tells about this machine in /proc and /sys.
+"""Read what the kernel tells about this machine's processor and memory.
 
-`root` is where the tree begins, so that a recorded machine is read by the same code.
+Every function takes the `Tree` to read from, so that a recorded machine is read by the same code.
 """
 
 from __future__ import annotations
 
 import platform
-from pathlib import Path
 from typing import Any
 
 from .fact import Fact, NotFoundOut, find_out
+from .tree import Tree
 
 CPUINFO = "proc/cpuinfo"
 MEMINFO = "proc/meminfo"
 KERNEL_RELEASE = "proc/sys/kernel/osrelease"
-MODULES = "sys/module"
+
+# What is kept of /proc/cpuinfo, and of the first processor only: s390 also prints each one's serial number.
+CPUINFO_KEYS = frozenset(
+    (
+        *("vendor_id", "cpu family", "model", "model name", "stepping", "microcode", "flags", "vmx flags", "bugs"),
+        *("Features", "CPU implementer", "CPU architecture", "CPU variant", "CPU part"),  # arm64
+        *("features", "cpu", "platform", "machine", "firmware", "MMU"),  # s390, ppc64
+    )
+)
+
+# The line with the processor's features, by architecture (arch/*/kernel/cpu*).
+FLAGS_KEYS = {"aarch64": "Features", "s390x": "features"}
+MODEL_KEYS = {"ppc64le": "cpu", "ppc64": "cpu", "s390x": "vendor_id"}
 
 
-def read_facts(root: Path = Path("/"), architecture: str = "") -> dict[str, Fact]:
+def read_facts(tree: Tree, architecture: str = "") -> dict[str, Fact]:
     """Read every fact; `architecture` is that of a recorded machine, else this one's."""
+    machine = architecture or platform.machine()
     return {
-        "architecture": find_out(lambda: architecture or platform.machine()),
-        "kernel": find_out(lambda: _read(root / KERNEL_RELEASE).strip()),
-        "cpu_model": find_out(lambda: parse_cpuinfo(_read(root / CPUINFO), "model name")),
-        "cpu_flags": find_out(lambda: parse_cpuinfo(_read(root / CPUINFO), "flags").split()),
-        "cpu_count": find_out(lambda: count_cpus(_read(root / CPUINFO))),
-        "memory_mib": find_out(lambda: parse_meminfo(_read(root / MEMINFO), "MemTotal")),
-        "memory_available_mib": find_out(lambda: parse_meminfo(_read(root / MEMINFO), "MemAvailable")),
-        "modules": find_out(lambda: read_modules(root / MODULES)),
+        "architecture": find_out(lambda: machine),
+        "kernel": find_out(lambda: tree.word(KERNEL_RELEASE)),
+        "cpu_model": find_out(lambda: parse_cpuinfo(read_cpuinfo(tree), MODEL_KEYS.get(machine, "model name"))),
+        "cpu_flags": find_out(lambda: parse_cpuinfo(read_cpuinfo(tree), FLAGS_KEYS.get(machine, "flags")).split()),
+        "cpu_platform": find_out(lambda: parse_cpuinfo(read_cpuinfo(tree), "platform")),
+        "cpu_count": find_out(lambda: count_cpus(read_cpuinfo(tree))),
+        "memory_mib": find_out(lambda: parse_meminfo(read_meminfo(tree), "MemTotal")),
+        "memory_available_mib": find_out(lambda: parse_meminfo(read_meminfo(tree), "MemAvailable")),
+        "swap_mib": find_out(lambda: parse_meminfo(read_meminfo(tree), "SwapTotal")),
+        "huge_pages": find_out(lambda: parse_huge_pages(read_meminfo(tree))),
     }
 
 
-def _read(path: Path) -> str:
-    return path.read_bytes().decode("utf-8", "replace")
+def read_cpuinfo(tree: Tree) -> str:
+    return tree.text(CPUINFO, keep=keep_cpuinfo)
+
+
+def read_meminfo(tree: Tree) -> str:
+    return tree.text(MEMINFO)
+
+
+def keep_cpuinfo(text: str) -> str:
+    """Keep one line for each processor, and of the first what `CPUINFO_KEYS` names."""
+    kept: list[str] = []
+    seen: set[str] = set()
+    for line in text.splitlines():
+        name = line.partition(":")[0].strip()
+        if name == "processor" or name.startswith("processor "):
+            # s390: "processor 0: version = 00,  identification = 0A1B2C,  machine = 3906"
+            kept.append(f"{name}\t: " if "identification" in line else line)
+        elif name in CPUINFO_KEYS and name not in seen:
+            seen.add(name)
+            kept.append(line)
+    return "".join(f"{line}\n" for line in kept)
 
 
 def parse_cpuinfo(text: str, key: str) -> str:
@@ -45,8 +79,9 @@ def parse_cpuinfo(text: str, key: str) -> str:
 
 
 def count_cpus(text: str) -> int:
-    """Count the CPUs that are online: each has a line `processor : n`."""
-    count = sum(line.partition(":")[0].strip() == "processor" for line in text.splitlines())
+    """Count the CPUs that are online: each has a line `processor : n` (s390: `processor n: ...`)."""
+    names = [line.partition(":")[0].strip() for line in text.splitlines()]
+    count = sum(name == "processor" or name.startswith("processor ") for name in names)
     if not count:
         raise NotFoundOut("/proc/cpuinfo has no line 'processor'.")
     return count
@@ -54,30 +89,26 @@ def count_cpus(text: str) -> int:
 
 def parse_meminfo(text: str, key: str) -> int:
     """Return a figure of /proc/meminfo in MiB (the file counts in KiB and calls them kB)."""
+    return _figure(text, key, unit="kB") // 1024
+
+
+def parse_huge_pages(text: str) -> dict[str, Any]:
+    """Return how many huge pages of the default size are there, how many of them are free, and their size."""
+    return {
+        "total": _figure(text, "HugePages_Total"),
+        "free": _figure(text, "HugePages_Free"),
+        "size_kib": _figure(text, "Hugepagesize", unit="kB"),
+    }
+
+
+def _figure(text: str, key: str, unit: str = "") -> int:
     for line in text.splitlines():
         name, _, value = line.partition(":")
         words = value.split()
         if name == key and words:
-            if len(words) == 2 and words[1] == "kB" and words[0].isascii() and words[0].isdigit():
-                return int(words[0]) // 1024
-            raise NotFoundOut(f"/proc/meminfo says '{value.strip()}' where '{key}' should be a number of kB.")
+            number = words[0]
+            # 16 digits of kB are more than a processor can address, and int() refuses numbers of thousands of digits.
+            if words[1:] == ([unit] if unit else []) and number.isascii() and number.isdigit() and len(number) <= 16:
+                return int(number)
+            raise NotFoundOut(f"/proc/meminfo says '{value.strip()}' where '{key}' should be a number of {unit}.")
     raise NotFoundOut(f"/proc/meminfo has no line '{key}'.")
-
-
-def read_modules(directory: Path) -> dict[str, Any]:
-    """Return the KVM modules that are there, each with its state and its parameters as the kernel prints them.
-
-    A module that was loaded has `initstate`; one that is built into the kernel has only `parameters`. Built in without
-    any parameter it does not show at all.
-    """
-    found: list[Path] = [path for path in directory.iterdir() if path.name == "kvm" or path.name.startswith("kvm_")]
-    return {path.name: _describe_module(path) for path in sorted(found)}
-
-
-def _describe_module(path: Path) -> dict[str, Any]:
-    parameters = path / "parameters"
-    files = sorted(parameters.iterdir()) if parameters.is_dir() else []
-    return {
-        "state": "loaded" if (path / "initstate").exists() else "built in",
-        "parameters": {file.name: find_out(lambda file=file: _read(file).strip()) for file in files},  # type: ignore[misc]
-    }

@@ -74,6 +74,8 @@ CPUID_CODE = bytes.fromhex(
     "f4"  #              hlt
 )
 
+FIRST_OF_PEOPLE = 1000  # UID_MIN and GID_MIN of login.defs(5), everywhere
+
 SUPPORTED_API_VERSION = 12  # api.rst, 4.1: "applications should refuse to run if it returns a value other than 12"
 NOT_PROVED = "It was not tried: --passive only reads."
 PROBE_TIMEOUT_S = 1.0  # a probe takes a hundredth of it, two levels down a third; a guest that hangs is ended
@@ -288,20 +290,31 @@ def read_facts(*, passive: bool = False) -> dict[str, Fact]:
     return {"device": find_out(_look_at_device), **questions}
 
 
-def _look_at_device() -> dict[str, str]:
+def _look_at_device() -> dict[str, Any]:
     status = Path(DEVICE).stat()
     return {
         "mode": stat.filemode(status.st_mode),
         "owner": _name_of(pwd.getpwuid, status.st_uid),
         "group": _name_of(grp.getgrgid, status.st_gid),
+        "in_group": status.st_gid in {os.getegid(), *os.getgroups()},
+        "is_member": _is_member(status.st_gid),
     }
 
 
 def _name_of(look_up: Callable[[int], Any], number: int) -> str:
+    """Name a user or group of the system; one that people made stays a number, so that a recording names nobody."""
     try:
-        return str(look_up(number)[0])
+        return str(look_up(number)[0]) if number < FIRST_OF_PEOPLE else str(number)
     except KeyError:
         return str(number)
+
+
+def _is_member(group: int) -> bool:
+    """Say whether the user is in the group since the last time somebody logged in, in effect here or not."""
+    try:
+        return pwd.getpwuid(os.geteuid())[0] in grp.getgrgid(group)[3]
+    except KeyError:
+        return False
 
 
 def _ask_api_version() -> int:

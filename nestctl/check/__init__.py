@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 from nestctl.agent.facts import read_facts
 from nestctl.check.assess import assess
 from nestctl.check.findings import AcceleratorChoice
@@ -10,12 +14,23 @@ from nestctl.errors import PrerequisiteError
 from nestctl.model.facts_document import parse_facts
 
 
-def check_this_machine(*, passive: bool = False) -> Report:
-    """Look at this machine and judge it; with `passive`, /dev/kvm is not opened.
+def check_this_machine(*, passive: bool = False, record: bool = False) -> Report:
+    """Look at this machine and judge it; with `passive`, /dev/kvm is not opened and no program started.
 
     Takes some hundredths of a second, at most two seconds where guests hang. Only the main thread may call it.
     """
-    collected = read_facts(passive=passive)
+    return judge(read_facts(passive=passive, record=record))
+
+
+def check_recording(path: Path) -> Report:
+    """Judge a recorded machine: a directory, or a .tar.gz of one. Raises `UsageError` when it is none."""
+    from nestctl.check.recording import read_recording
+
+    return judge(read_recording(path).collect())
+
+
+def judge(collected: Mapping[str, Any]) -> Report:
+    """Judge what an agent printed, here or elsewhere. Raises `NotFoundOutError` when it is something else."""
     return Report(assessment=assess(parse_facts(collected)), collected=collected)
 
 

@@ -39,7 +39,7 @@ COLOURS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """An assessment with the raw answers it rests on, as the agent printed them."""
+    """An assessment with the raw answers it rests on, as the agent printed them ('tree' among them when recorded)."""
 
     assessment: Assessment
     collected: Mapping[str, Any]
@@ -56,7 +56,7 @@ def render_json(report: Report) -> dict[str, Any]:
         "questions": {question: asdict(answer) for question, answer in assessment.answers.items()},
         "lab": asdict(assessment.choice) if assessment.choice else None,
         "findings": [asdict(finding) for finding in assessment.findings],
-        "facts": dict(report.collected),
+        "facts": {key: section for key, section in report.collected.items() if key != "tree"},
     }
 
 

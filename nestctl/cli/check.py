@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,6 +14,13 @@ if TYPE_CHECKING:
 
 DEFAULT_JOBS = 16
 DEFAULT_TIMEOUT_S = 60.0
+
+LEFT_OUT = """\
+  probe.json: the answers of CPUID, of /dev/kvm and of the system
+  expected.json: the verdicts
+Left out: host names, serial numbers, UUIDs, addresses, people's names, command lines; of the boot line, modprobe.d and
+the kernel's log all that is not about virtualization. Look at it before you send it: tar -tvzf FILE.
+"""
 
 
 def check(
@@ -45,6 +53,14 @@ def check(
     passive: Annotated[
         bool, typer.Option("--passive", help="Only read files, run no code: what is not proved is unknown.")
     ] = False,
+    root: Annotated[
+        Path | None,
+        typer.Option("--root", metavar="PATH", help="Judge a recorded machine: a directory or a .tar.gz of one."),
+    ] = None,
+    record: Annotated[
+        Path | None,
+        typer.Option("--record", metavar="FILE", help="Write what was read to a new .tar.gz, for '--root'."),
+    ] = None,
 ) -> None:
     """Say whether guests of a machine can nest, and prove it by running code there.
 
@@ -53,19 +69,32 @@ def check(
     """
     from nestctl.errors import UsageError
 
+    _expect_sense(has_targets=bool(targets) or inventory is not None, root=root, record=record)
     if not targets and inventory is None:
         if jobs is not None or timeout_s is not None or limit:
             raise UsageError("'--jobs', '--timeout' and '--limit' are about targets, and none is named.")
-        from nestctl.check import check_this_machine
+        from nestctl.check import check_recording, check_this_machine
 
-        raise typer.Exit(_print_report(check_this_machine(passive=passive), as_json=as_json))
+        report = check_recording(root) if root else check_this_machine(passive=passive, record=record is not None)
+        raise typer.Exit(_print_report(report, as_json=as_json, record=record))
     if limit and inventory is None:
         raise UsageError("'--limit' is about an inventory, and none is given.")
     found = _find_targets(targets or (), inventory, limit)
     options = (jobs or DEFAULT_JOBS, timeout_s or DEFAULT_TIMEOUT_S, passive)
     if len(found) == 1 and inventory is None:
-        raise typer.Exit(_check_one(found[0], *options, as_json=as_json))
+        raise typer.Exit(_check_one(found[0], *options, as_json=as_json, record=record))
+    if record:
+        raise UsageError(f"'--record' is about one machine, and there are {len(found)} targets.")
     raise typer.Exit(_check_many(found, *options, as_json=as_json))
+
+
+def _expect_sense(*, has_targets: bool, root: Path | None, record: Path | None) -> None:
+    from nestctl.errors import UsageError
+
+    if root and record:
+        raise UsageError("'--root' and '--record' exclude each other: what is judged there is recorded already.")
+    if root and has_targets:
+        raise UsageError("'--root' names the machine that is judged, and so does a target or an inventory.")
 
 
 def _find_targets(names: list[str] | tuple[()], inventory: str | None, limit: str) -> tuple[Target, ...]:
@@ -79,13 +108,15 @@ def _find_targets(names: list[str] | tuple[()], inventory: str | None, limit: st
     return tuple({target.name: target for target in found}.values())
 
 
-def _check_one(target: Target, jobs: int, timeout_s: float, passive: bool, *, as_json: bool) -> ExitCode:
+def _check_one(
+    target: Target, jobs: int, timeout_s: float, passive: bool, *, as_json: bool, record: Path | None
+) -> ExitCode:
     from nestctl.targets.check import check_targets
 
-    (outcome,) = check_targets((target,), jobs=jobs, timeout_s=timeout_s, passive=passive)
+    (outcome,) = check_targets((target,), jobs=jobs, timeout_s=timeout_s, passive=passive, record=record is not None)
     if outcome.report is None:
         raise outcome.error or AssertionError
-    return _print_report(outcome.report, as_json=as_json)
+    return _print_report(outcome.report, as_json=as_json, record=record)
 
 
 def _check_many(targets: tuple[Target, ...], jobs: int, timeout_s: float, passive: bool, *, as_json: bool) -> ExitCode:
@@ -106,13 +137,24 @@ def _check_many(targets: tuple[Target, ...], jobs: int, timeout_s: float, passiv
     return worst_of([row.exit_code for row in rows])
 
 
-def _print_report(report: Report, *, as_json: bool) -> ExitCode:
+def _print_report(report: Report, *, as_json: bool, record: Path | None = None) -> ExitCode:
     from nestctl import console
     from nestctl.check.report import render_json, render_summary, render_table
 
+    if record:
+        _record(report, record)
     if as_json:
         console.print_json(render_json(report))
     else:
         console.print_result(render_summary(report.assessment) + "\n")
         console.print_rich(render_table(report.assessment))
     return report.assessment.verdict.exit_code
+
+
+def _record(report: Report, path: Path) -> None:
+    from nestctl import console
+    from nestctl.check.recording import describe_contents, write_recording
+
+    names = write_recording(path, report.collected, report.assessment)
+    console.say(f"'{path}' holds what the check has read:\n{describe_contents(names)}")
+    console.say(LEFT_OUT)

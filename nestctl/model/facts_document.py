@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from nestctl.errors import NotFoundOutError
@@ -16,7 +16,7 @@ def parse_facts(document: Any) -> Facts:
 
     Raises `NotFoundOutError` when the document as a whole is something else.
     """
-    if not isinstance(document, dict) or document.get("schema") != FACTS_SCHEMA:
+    if not isinstance(document, Mapping) or document.get("schema") != FACTS_SCHEMA:
         raise NotFoundOutError(f"What was collected is not of the schema '{FACTS_SCHEMA}'.")
     host, kvm = document.get("host"), document.get("kvm")
     return Facts(

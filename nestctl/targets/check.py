@@ -38,16 +38,20 @@ def worst_of(exit_codes: Sequence[ExitCode]) -> ExitCode:
     return next(code for code in _WORST_FIRST if code in exit_codes)
 
 
-def check_target(target: Target, *, passive: bool, timeout_s: float) -> Report:
-    """Look at a machine through one connection, with one command, and judge it. Raises `NestctlError`."""
+def check_target(target: Target, *, passive: bool, record: bool, timeout_s: float) -> Report:
+    """Look at a machine through one connection, with one command, and judge it. Raises `NestctlError`.
+
+    With `record` what was read of its files comes along, for `nestctl.check.recording`.
+    """
+    flags = [*(["--passive"] if passive else []), *(["--record"] if record else [])]
     deadline = Deadline.after(timeout_s, f"Checking '{target.name}'")
     with open_target(target, deadline) as shell:
-        collected = run_agent(shell, ["facts", *(["--passive"] if passive else [])], deadline=deadline)
+        collected = run_agent(shell, ["facts", *flags], deadline=deadline)
     return Report(assessment=assess(parse_facts(collected)), collected=collected)
 
 
 def check_targets(
-    targets: Sequence[Target], *, jobs: int, timeout_s: float, passive: bool = False
+    targets: Sequence[Target], *, jobs: int, timeout_s: float, passive: bool = False, record: bool = False
 ) -> Iterator[Outcome]:
     """Check targets, `jobs` at once and each for at most `timeout_s`, and yield what came of them in their order.
 
@@ -66,7 +70,7 @@ def check_targets(
             except queue.Empty:
                 return
             try:
-                done.put((number, _look(target, passive=passive, timeout_s=timeout_s)))
+                done.put((number, _look(target, passive=passive, record=record, timeout_s=timeout_s)))
             except Exception as bug:
                 done.put((number, bug))  # raised where the outcomes are taken
 
@@ -82,10 +86,10 @@ def check_targets(
         yield early.pop(expected)
 
 
-def _look(target: Target, *, passive: bool, timeout_s: float) -> Outcome:
+def _look(target: Target, *, passive: bool, record: bool, timeout_s: float) -> Outcome:
     begun_s = time.monotonic()
     try:
-        report = check_target(target, passive=passive, timeout_s=timeout_s)
+        report = check_target(target, passive=passive, record=record, timeout_s=timeout_s)
     except NestctlError as error:
         # Whatever went wrong: of this machine nothing was found out.
         return Outcome(

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-import tempfile
+import base64
 from pathlib import Path
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nestctl.agent import host
 from nestctl.agent.cpuid import Registers, describe
-from nestctl.agent.facts import SCHEMA
+from nestctl.agent.facts import SCHEMA, read_files, replay
+from nestctl.agent.tree import RecordedTree
 from nestctl.check.assess import assess
+from nestctl.check.recording import read_recording
 from nestctl.check.report import Report, render_json, render_summary
 from nestctl.model.facts_document import parse_facts
 
-FILES = (host.CPUINFO, host.MEMINFO, host.KERNEL_RELEASE, "sys/module/kvm_intel/parameters/nested")
+HOSTS = Path(__file__).parents[1] / "hosts"
+ARCHITECTURES = ("x86_64", "aarch64", "s390x", "ppc64le", "")
+
+
+def read_by_the_agent() -> tuple[str, ...]:
+    """Name every file that is read of some machine of tests/hosts."""
+    trees = []
+    for machine in HOSTS.iterdir():
+        trees.append(RecordedTree(read_recording(machine).entries))
+        read_files(trees[-1], "x86_64")
+    return tuple(sorted({path for tree in trees for path, entry in tree.seen.items() if "names" not in entry}))
+
+
+FILES = read_by_the_agent()
 
 WORDS = st.integers(0, 0xFFFFFFFF)
 JSON = st.recursive(
@@ -39,16 +53,16 @@ def judge(collected: Any) -> str:
     return render_summary(report.assessment)
 
 
-@given(contents=st.fixed_dictionaries(dict.fromkeys(FILES, st.binary(max_size=200))))
-def test_any_bytes_in_the_files(contents: dict[str, bytes]) -> None:
-    with tempfile.TemporaryDirectory() as directory:
-        for name, content in contents.items():
-            path = Path(directory, name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-        found = host.read_facts(Path(directory))
-    assert all(("value" in fact) != ("unknown" in fact) for fact in found.values())
-    assert "verdict" in judge({"schema": SCHEMA, "host": found, "cpuid": {"value": {}}, "kvm": {}})
+@given(data=st.data())
+def test_any_bytes_in_the_files(data: st.DataObject) -> None:
+    """Every file that is read of a machine may hold anything; there are no more files than those of tests/hosts."""
+    entries = {
+        path: {"base64": base64.b64encode(data.draw(st.binary(max_size=200), label=path)).decode()}
+        for path in data.draw(st.sets(st.sampled_from(FILES)), label="files")
+    }
+    collected = replay({"architecture": data.draw(st.sampled_from(ARCHITECTURES)), "cpuid": {"value": {}}}, entries)
+    assert all(("value" in fact) != ("unknown" in fact) for fact in collected["host"].values())
+    assert "verdict" in judge(collected)
 
 
 @given(host_facts=facts_of(HOST_FACTS) | JSON, kvm=facts_of(QUESTIONS) | JSON, cpuid=JSON)

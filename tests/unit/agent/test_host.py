@@ -6,30 +6,14 @@ import pytest
 
 from nestctl.agent import host
 from nestctl.agent.fact import NotFoundOut
-
-
-def write(root: Path, path: str, text: str) -> None:
-    file = root / path
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text, encoding="utf-8")
+from nestctl.agent.tree import Tree
 
 
 def test_missing_file_is_unknown_and_names_itself_and_the_error(tmp_path: Path) -> None:
-    fact = host.read_facts(tmp_path)["kernel"]
+    fact = host.read_facts(Tree(str(tmp_path)))["kernel"]
     assert fact == {
         "unknown": f"{tmp_path}/proc/sys/kernel/osrelease: No such file or directory",
         "error": "ENOENT",
-    }
-
-
-def test_a_loaded_module_is_told_from_one_that_is_built_in(tmp_path: Path) -> None:
-    write(tmp_path, "kvm_intel/initstate", "live\n")
-    write(tmp_path, "kvm_intel/parameters/nested", "Y\n")
-    write(tmp_path, "kvm/parameters/ignore_msrs", "N\n")
-    write(tmp_path, "kvmgt/initstate", "live\n")
-    assert host.read_modules(tmp_path) == {
-        "kvm": {"state": "built in", "parameters": {"ignore_msrs": {"value": "N"}}},
-        "kvm_intel": {"state": "loaded", "parameters": {"nested": {"value": "Y"}}},
     }
 
 
@@ -47,3 +31,15 @@ def test_cpus_and_their_flags_are_those_of_cpuinfo() -> None:
     text = "processor\t: 0\nflags\t\t: fpu vmx\n\nprocessor\t: 1\nflags\t\t: fpu\n"
     assert host.count_cpus(text) == 2
     assert host.parse_cpuinfo(text, "flags") == "fpu vmx"
+
+
+def test_of_cpuinfo_only_what_matters_of_the_first_cpu_is_kept() -> None:
+    text = "processor\t: 0\nflags\t\t: vmx\nbogomips\t: 5\n\nprocessor\t: 1\nflags\t\t: fpu\n"
+    assert host.keep_cpuinfo(text) == "processor\t: 0\nflags\t\t: vmx\nprocessor\t: 1\n"
+
+
+def test_serial_numbers_of_s390_are_not_kept_and_its_cpus_are_counted() -> None:
+    text = "vendor_id       : IBM/S390\nprocessor 0: version = FF,  identification = 0A1B2C,  machine = 3906\n"
+    kept = host.keep_cpuinfo(text)
+    assert "0A1B2C" not in kept
+    assert host.count_cpus(kept) == 1

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from nestctl.agent import facts, host
 from nestctl.check.assess import assess
-from nestctl.check.findings import Assessment, Status
+from nestctl.check.findings import Status
+from nestctl.check.recording import outline, read_recording
 from nestctl.check.report import Report, render_json
 from nestctl.check.rules import RULES
 from nestctl.model.facts import Facts
@@ -30,29 +30,7 @@ def read_probe(machine: Path) -> dict[str, Any]:
 
 
 def read_machine(machine: Path) -> Facts:
-    probe = read_probe(machine)
-    collected = {
-        "schema": facts.SCHEMA,
-        "host": host.read_facts(machine / "root", architecture=probe["architecture"]),
-        "cpuid": probe["cpuid"],
-        "kvm": probe["kvm"],
-    }
-    return parse_facts(collected)
-
-
-def outline(assessment: Assessment) -> dict[str, Any]:
-    choice = assessment.choice
-    return {
-        "verdict": assessment.verdict,
-        "exit_code": assessment.verdict.exit_code,
-        "can_accelerate": assessment.can_accelerate.verdict,
-        "can_nest": assessment.can_nest.verdict,
-        "is_emulated": assessment.is_emulated,
-        "accelerator": choice.accelerator if choice else None,
-        "cpu_feature": choice.cpu_feature if choice else None,
-        "findings": {finding.name: finding.status for finding in assessment.findings},
-        "fixes": {finding.name: finding.fix for finding in assessment.findings if finding.fix},
-    }
+    return parse_facts(read_recording(machine).collect())
 
 
 @pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.name)
