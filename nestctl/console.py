@@ -21,6 +21,19 @@ def print_result(text: str) -> None:
     sys.stdout.flush()
 
 
+def print_hanging(text: str, *, indent: int) -> None:
+    """Print lines of a result; on a terminal that is too narrow they go on below their text, not below their head."""
+    if sys.stdout.isatty():
+        import shutil
+        import textwrap
+
+        width, head = shutil.get_terminal_size().columns, " " * indent
+        text = "\n".join(
+            textwrap.fill(line, width, subsequent_indent=head, break_on_hyphens=False) for line in text.split("\n")
+        )
+    print_result(text)
+
+
 def print_json(document: Any) -> None:
     """Print a result as JSON, for other programs."""
     print_result(json.dumps(document, indent=2, ensure_ascii=False))

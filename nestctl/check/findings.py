@@ -94,6 +94,13 @@ class Assessment:
         verdicts = {self.can_accelerate.verdict, self.can_nest.verdict}
         return next((verdict for verdict in (Verdict.NO, Verdict.UNKNOWN) if verdict in verdicts), Verdict.YES)
 
+    def exit_code(self, *, is_strict: bool = False) -> ExitCode:
+        """Return what the process ends with; where it is strict, a yes with a warning behind it is a no."""
+        bad = (Status.WARN, Status.FAIL)
+        if is_strict and self.verdict is Verdict.YES and any(finding.status in bad for finding in self.findings):
+            return ExitCode.NO
+        return self.verdict.exit_code
+
     @property
     def answers(self) -> dict[Question, Answer]:
         """All five answers, in the order in which they are told."""

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nestctl.check.findings import Answer, Finding, Status, Verdict
+from nestctl.check.places import describe_place
+from nestctl.check.settings import read_bool
 from nestctl.model.facts import Facts, Known, Module, Unknown
+
+HARDWARE_MODULES = {"GenuineIntel": "kvm_intel", "AuthenticAMD": "kvm_amd", "HygonGenuine": "kvm_amd"}
 
 # A turn of the loop is two instructions. Hardware takes 0.3-3 ns for it, QEMU's TCG 10 ns (so that KVM inside an
 # emulated machine counts as KVM there, rightly), a software backend that traps or interprets 800-2,000 ns. The line
@@ -24,12 +28,13 @@ EMULATED_SIGNATURE = "TCGTCGTCGTCG"  # how QEMU's TCG presents itself in CPUID 0
 
 def assess_place(facts: Facts) -> Answer:
     """Answer where this machine is: YES where that was found out, and then the reason names the place."""
-    if isinstance(facts.cpuid, Unknown):
+    if place := describe_place(facts):
+        container = facts.container.value.name if isinstance(facts.container, Known) else ""
+        inside = f", inside a container ({container})" if container else ""
+        return Answer(verdict=Verdict.YES, reason=f"{place}{inside}")
+    if isinstance(facts.cpuid, Unknown) and facts.cpuid.error:
         return Answer(verdict=Verdict.UNKNOWN, reason=_say(facts.cpuid))
-    if not facts.cpuid.value.is_guest:
-        return Answer(verdict=Verdict.YES, reason="bare metal")
-    names = ", ".join(facts.cpuid.value.signatures) or "a hypervisor that does not say its name"
-    return Answer(verdict=Verdict.YES, reason=f"a guest of {names}")
+    return Answer(verdict=Verdict.UNKNOWN, reason="neither the firmware nor a device tree names what is above")
 
 
 def assess_quality(can_nest: Answer, findings: Sequence[Finding]) -> Answer:
@@ -39,10 +44,12 @@ def assess_quality(can_nest: Answer, findings: Sequence[Finding]) -> Answer:
     for status, verdict in ((Status.FAIL, Verdict.NO), (Status.UNKNOWN, Verdict.UNKNOWN)):
         if summaries := [finding.summary for finding in findings if finding.status is status]:
             return Answer(verdict=verdict, reason="; ".join(summaries))
-    weak = [finding.summary for finding in findings if finding.status is Status.WARN]
-    return Answer(
-        verdict=Verdict.YES, reason=f"but {'; '.join(weak)}" if weak else "nothing that was looked at is weak"
-    )
+    weak = [finding for finding in findings if finding.status is Status.WARN]
+    if not weak:
+        return Answer(verdict=Verdict.YES, reason="nothing that was looked at is weak")
+    if len(weak) == 1:
+        return Answer(verdict=Verdict.YES, reason=f"but {weak[0].summary}")
+    return Answer(verdict=Verdict.YES, reason=f"but {len(weak)} warnings: {', '.join(it.name for it in weak)}")
 
 
 def assess_safety(facts: Facts) -> Answer:
@@ -69,6 +76,8 @@ def assess_acceleration(facts: Facts) -> Answer:
 
 def assess_nesting(facts: Facts) -> Answer:
     """Answer whether a guest of this machine would be given VMX or SVM, to run accelerated guests itself."""
+    if isinstance(facts.architecture, Known) and facts.architecture.value not in ("x86_64", ""):
+        return assess_architecture(facts, facts.architecture.value)
     if isinstance(facts.offers, Known):
         if feature := offered_feature(facts):
             return Answer(verdict=Verdict.YES, reason=f"KVM offers {feature.upper()} to guests")
@@ -81,6 +90,43 @@ def assess_nesting(facts: Facts) -> Answer:
     return Answer(verdict=Verdict.UNKNOWN, reason=_say(facts.offers))
 
 
+def assess_architecture(facts: Facts, architecture: str) -> Answer:
+    """Answer the same for s390x, ppc64le and arm64, whose KVM says it in ways of its own.
+
+    Sources: Documentation/virt/kvm/x86/running-nested-guests.rst and arch/s390/kvm/kvm-s390.c (s390x),
+    KVM_CAP_PPC_NESTED_HV and KVM_CAP_ARM_EL2 in Documentation/virt/kvm/api.rst.
+    """
+    if isinstance(facts.api_version, Unknown) and facts.api_version.error in NOTHING_THERE:
+        return Answer(verdict=Verdict.NO, reason=_say(facts.api_version))
+    if architecture == "s390x":
+        return _assess_s390(facts)
+    capability = {"ppc64le": "PPC_NESTED_HV", "ppc64": "PPC_NESTED_HV", "aarch64": "ARM_EL2"}.get(architecture)
+    if capability is None:
+        return Answer(verdict=Verdict.UNKNOWN, reason=f"how KVM nests on {architecture} is not known to nestctl")
+    if isinstance(facts.capabilities, Unknown):
+        return Answer(verdict=Verdict.UNKNOWN, reason=_say(facts.capabilities))
+    size = facts.capabilities.value.get(capability, 0)
+    reason = f"KVM_CAP_{capability} is {size}"
+    return Answer(verdict=Verdict.YES if size > 0 else Verdict.NO, reason=reason)
+
+
+def _assess_s390(facts: Facts) -> Answer:
+    """An L1 of s390x needs the processor's 'sie' itself, and `nested` of the module kvm, which excludes `hpage`."""
+    if isinstance(facts.cpu_flags, Known) and "sie" not in facts.cpu_flags.value:
+        return Answer(verdict=Verdict.NO, reason="the processor shows no 'sie'")
+    parameters = facts.modules.value["kvm"].parameters if _has_kvm(facts) and isinstance(facts.modules, Known) else {}
+    if "nested" not in parameters:
+        return Answer(verdict=Verdict.UNKNOWN, reason="the module 'kvm' shows no parameter 'nested'")
+    is_on = read_bool(parameters["nested"])
+    if is_on is None:
+        return Answer(verdict=Verdict.UNKNOWN, reason=f"kvm.nested is '{parameters['nested']}'")
+    return Answer(verdict=Verdict.YES if is_on else Verdict.NO, reason=f"kvm.nested is {parameters['nested']}")
+
+
+def _has_kvm(facts: Facts) -> bool:
+    return isinstance(facts.modules, Known) and "kvm" in facts.modules.value
+
+
 def offered_feature(facts: Facts) -> str:
     """Return 'vmx' or 'svm' where KVM would give it to a guest, else ''."""
     if isinstance(facts.offers, Unknown):
@@ -89,10 +135,30 @@ def offered_feature(facts: Facts) -> str:
 
 
 def find_backend(facts: Facts) -> Module | None:
-    """Return the module behind /dev/kvm, or None where none shows (it may still be built into the kernel)."""
+    """Return the module behind /dev/kvm, or None where none shows (it may still be built into the kernel).
+
+    A kernel with everything built in shows the other vendor's module too, and one for no hardware beside both.
+    """
     if isinstance(facts.modules, Unknown):
         return None
-    return next((module for name, module in facts.modules.value.items() if name != "kvm"), None)
+    modules = {name: module for name, module in facts.modules.value.items() if name != "kvm"}
+    own = HARDWARE_MODULES.get(facts.cpuid.value.vendor, "") if isinstance(facts.cpuid, Known) else ""
+    if own in modules and shows_virtualization(facts) is not False:
+        return modules[own]
+    others = sorted(name for name in modules if name not in HARDWARE_MODULES.values())
+    if others:
+        return modules["kvm_hv" if "kvm_hv" in others else others[0]]
+    foreign = [module for module in modules.values() if not (own and module.is_built_in and module.name != own)]
+    return foreign[0] if foreign else None
+
+
+def shows_virtualization(facts: Facts) -> bool | None:
+    """Say whether the processor shows VMX or SVM, to the instruction or to the kernel; None where neither is known."""
+    if isinstance(facts.cpuid, Known):
+        return facts.cpuid.value.has_vmx or facts.cpuid.value.has_svm
+    if isinstance(facts.cpu_flags, Known):
+        return bool(facts.cpu_flags.value & {"vmx", "svm"})
+    return None
 
 
 def is_nested_enabled(module: Module) -> bool | None:

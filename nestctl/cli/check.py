@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,6 +54,9 @@ def check(
     passive: Annotated[
         bool, typer.Option("--passive", help="Only read files, run no code: what is not proved is unknown.")
     ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Count warnings: a yes with a warning behind it ends with exit code 1.")
+    ] = False,
     root: Annotated[
         Path | None,
         typer.Option("--root", metavar="PATH", help="Judge a recorded machine: a directory or a .tar.gz of one."),
@@ -65,6 +69,7 @@ def check(
     """Say whether guests of a machine can nest, and prove it by running code there.
 
     Exit code 0: guests can nest with hardware help. 1: they cannot (labs may still be emulated). 3: not found out.
+    With '--strict', 1 also where they can and something was warned about.
     Of several targets the worst counts: 3 before 1 before 0; those that cannot be reached count as 3.
     """
     from nestctl.errors import UsageError
@@ -76,16 +81,17 @@ def check(
         from nestctl.check import check_recording, check_this_machine
 
         report = check_recording(root) if root else check_this_machine(passive=passive, record=record is not None)
-        raise typer.Exit(_print_report(report, as_json=as_json, record=record))
+        _print_report(report, as_json=as_json, record=record)
+        raise typer.Exit(report.assessment.exit_code(is_strict=strict))
     if limit and inventory is None:
         raise UsageError("'--limit' is about an inventory, and none is given.")
     found = _find_targets(targets or (), inventory, limit)
     options = (jobs or DEFAULT_JOBS, timeout_s or DEFAULT_TIMEOUT_S, passive)
     if len(found) == 1 and inventory is None:
-        raise typer.Exit(_check_one(found[0], *options, as_json=as_json, record=record))
+        raise typer.Exit(_check_one(found[0], *options, as_json=as_json, strict=strict, record=record))
     if record:
         raise UsageError(f"'--record' is about one machine, and there are {len(found)} targets.")
-    raise typer.Exit(_check_many(found, *options, as_json=as_json))
+    raise typer.Exit(_check_many(found, *options, as_json=as_json, strict=strict))
 
 
 def _expect_sense(*, has_targets: bool, root: Path | None, record: Path | None) -> None:
@@ -109,22 +115,26 @@ def _find_targets(names: list[str] | tuple[()], inventory: str | None, limit: st
 
 
 def _check_one(
-    target: Target, jobs: int, timeout_s: float, passive: bool, *, as_json: bool, record: Path | None
+    target: Target, jobs: int, timeout_s: float, passive: bool, *, as_json: bool, strict: bool, record: Path | None
 ) -> ExitCode:
     from nestctl.targets.check import check_targets
 
     (outcome,) = check_targets((target,), jobs=jobs, timeout_s=timeout_s, passive=passive, record=record is not None)
     if outcome.report is None:
         raise outcome.error or AssertionError
-    return _print_report(outcome.report, as_json=as_json, record=record)
+    _print_report(outcome.report, as_json=as_json, record=record)
+    return outcome.report.assessment.exit_code(is_strict=strict)
 
 
-def _check_many(targets: tuple[Target, ...], jobs: int, timeout_s: float, passive: bool, *, as_json: bool) -> ExitCode:
+def _check_many(
+    targets: tuple[Target, ...], jobs: int, timeout_s: float, passive: bool, *, as_json: bool, strict: bool
+) -> ExitCode:
     from nestctl import console
     from nestctl.targets.check import check_targets, worst_of
     from nestctl.targets.report import make_row, render_count, render_documents, render_rows
 
-    outcomes = check_targets(targets, jobs=jobs, timeout_s=timeout_s, passive=passive)
+    checked = check_targets(targets, jobs=jobs, timeout_s=timeout_s, passive=passive)
+    outcomes = (replace(outcome, is_strict=strict) for outcome in checked)
     if as_json:
         exit_codes: list[ExitCode] = []
         for piece in render_documents(outcomes, exit_codes):
@@ -137,18 +147,17 @@ def _check_many(targets: tuple[Target, ...], jobs: int, timeout_s: float, passiv
     return worst_of([row.exit_code for row in rows])
 
 
-def _print_report(report: Report, *, as_json: bool, record: Path | None = None) -> ExitCode:
+def _print_report(report: Report, *, as_json: bool, record: Path | None) -> None:
     from nestctl import console
-    from nestctl.check.report import render_json, render_summary, render_table
+    from nestctl.check.report import SUMMARY_INDENT, render_json, render_summary, render_table
 
     if record:
         _record(report, record)
     if as_json:
         console.print_json(render_json(report))
     else:
-        console.print_result(render_summary(report.assessment) + "\n")
+        console.print_hanging(render_summary(report.assessment) + "\n", indent=SUMMARY_INDENT)
         console.print_rich(render_table(report.assessment))
-    return report.assessment.verdict.exit_code
 
 
 def _record(report: Report, path: Path) -> None:

@@ -35,31 +35,96 @@ Fact: TypeAlias = Known[T] | Unknown
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """The node /dev/kvm, as `ls -l` shows it."""
+    """The node /dev/kvm, as `ls -l` shows it; whether this process is in its group, and whether the user should be."""
 
     mode: str
     owner: str
     group: str
+    is_in_group: bool = False
+    is_member: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Module:
-    """A module of the kernel; `parameters` as the kernel prints them, those that could be read."""
+    """A module of the kernel; `parameters` as the kernel prints them, those that could be read.
+
+    `users` counts who keeps it loaded; None where the kernel does not say.
+    """
 
     name: str
     is_built_in: bool
     parameters: Mapping[str, str]
+    users: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModuleSetting:
+    """A line of modprobe.d: `kind` is 'options', 'blacklist' or 'install'."""
+
+    file: str
+    kind: str
+    module: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class KvmUsers:
+    """Processes that hold KVM's files open, as 'name (pid)'; not all of them where some could not be looked at."""
+
+    processes: tuple[str, ...]
+    is_complete: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class HugePages:
+    total: int
+    free: int
+    size_kib: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Container:
+    """The container this runs in; the name is '' where nothing shows one."""
+
+    name: str
+    evidence: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """QEMU or libvirt: where it is, and its version and package where the packages' files say them; '' is 'not'."""
+
+    version: str
+    package: str
+    program: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmulatorCapabilities:
+    """What libvirt has written down of an emulator with KVM: `features` are 'vmx', 'svm' that a guest would get."""
+
+    emulator: str
+    has_kvm: bool
+    supports_nesting: bool
+    features: frozenset[str]
+
+
+Registers: TypeAlias = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cpuid:
-    """What the instruction CPUID itself shows; `signatures` name the hypervisors above, nearest leaf first."""
+    """What the instruction CPUID itself shows; `signatures` name the hypervisors above, nearest leaf first.
+
+    `leaves` are the raw registers (eax, ebx, ecx, edx) of those leaves that were kept.
+    """
 
     vendor: str
     has_vmx: bool
     has_svm: bool
     is_guest: bool
     signatures: tuple[str, ...]
+    leaves: Mapping[int, Registers]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +149,10 @@ class Timing:
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """Everything the check judges about one machine."""
+    """Everything the check judges about one machine.
+
+    Of the registers, `vmx_msrs` are what a guest would read, `msr_...` what this machine's own CPU 0 shows.
+    """
 
     architecture: Fact[str]
     kernel: Fact[str]
@@ -93,10 +161,40 @@ class Facts:
     cpu_count: Fact[int]
     memory_mib: Fact[int]
     memory_available_mib: Fact[int]
+    swap_mib: Fact[int]
+    huge_pages: Fact[HugePages]
+    cpu_platform: Fact[str]
     modules: Fact[Mapping[str, Module]]
+    module_files: Fact[Mapping[str, str]]
+    module_settings: Fact[tuple[ModuleSetting, ...]]
+    boot_line: Fact[tuple[str, ...]]
+    kvm_users: Fact[KvmUsers]
+    other_hypervisors: Fact[Mapping[str, tuple[str, ...]]]
+    dmi: Fact[Mapping[str, str]]
+    smbios_is_guest: Fact[bool]
+    device_tree_hypervisor: Fact[str]
+    s390_hypervisor: Fact[str]
+    is_xen_dom0: Fact[bool]
+    container: Fact[Container]
+    lockdown: Fact[str]
+    secure_boot: Fact[bool]
+    qemu: Fact[Program]
+    libvirt: Fact[Program]
+    libvirt_capabilities: Fact[tuple[EmulatorCapabilities, ...]]
+    disk_available_mib: Fact[int]
+    shared_memory_mib: Fact[int]
+    kernel_log: Fact[tuple[str, ...]]
+    msr_feature_control: Fact[int]
+    msr_vmx_basic: Fact[int]
+    msr_vm_cr: Fact[int]
+    qemu_version: Fact[str]
+    libvirt_version: Fact[str]
     cpuid: Fact[Cpuid]
     device: Fact[Device]
     api_version: Fact[int]
     offers: Fact[Offers]
     loop: Fact[Timing]
     cpuid_exit: Fact[Timing]
+    capabilities: Fact[Mapping[str, int]]
+    supported_cpuid: Fact[Mapping[str, Registers]]
+    vmx_msrs: Fact[Mapping[int, Fact[int]]]

@@ -6,7 +6,25 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from nestctl.errors import NotFoundOutError
-from nestctl.model.facts import Cpuid, Device, Fact, Facts, Known, Module, Offers, T, Timing, Unknown
+from nestctl.model.facts import (
+    Container,
+    Cpuid,
+    Device,
+    EmulatorCapabilities,
+    Fact,
+    Facts,
+    HugePages,
+    Known,
+    KvmUsers,
+    Module,
+    ModuleSetting,
+    Offers,
+    Program,
+    Registers,
+    T,
+    Timing,
+    Unknown,
+)
 
 FACTS_SCHEMA = "nestctl.facts/2"
 
@@ -18,7 +36,7 @@ def parse_facts(document: Any) -> Facts:
     """
     if not isinstance(document, Mapping) or document.get("schema") != FACTS_SCHEMA:
         raise NotFoundOutError(f"What was collected is not of the schema '{FACTS_SCHEMA}'.")
-    host, kvm = document.get("host"), document.get("kvm")
+    host, system, kvm = document.get("host"), document.get("system"), document.get("kvm")
     return Facts(
         architecture=_fact(host, "architecture", _text),
         kernel=_fact(host, "kernel", _text),
@@ -27,13 +45,53 @@ def parse_facts(document: Any) -> Facts:
         cpu_count=_fact(host, "cpu_count", _number),
         memory_mib=_fact(host, "memory_mib", _number),
         memory_available_mib=_fact(host, "memory_available_mib", _number),
+        swap_mib=_fact(host, "swap_mib", _number),
+        huge_pages=_fact(host, "huge_pages", _huge_pages),
+        cpu_platform=_fact(host, "cpu_platform", _text),
         modules=_fact(host, "modules", _modules),
+        module_files=_fact(host, "module_files", _texts_by_name),
+        module_settings=_fact(host, "module_settings", _settings),
+        boot_line=_fact(host, "boot_line", _texts),
+        kvm_users=_fact(host, "kvm_users", _users),
+        other_hypervisors=_fact(
+            host, "other_hypervisors", lambda value: {_text(name): _texts(paths) for name, paths in value.items()}
+        ),
+        dmi=_fact(host, "dmi", _texts_by_name),
+        smbios_is_guest=_fact(host, "smbios_is_guest", _claim),
+        device_tree_hypervisor=_fact(host, "device_tree_hypervisor", _text),
+        s390_hypervisor=_fact(host, "s390_hypervisor", _text),
+        is_xen_dom0=_fact(host, "xen", lambda value: _claim(value["is_dom0"])),
+        container=_fact(
+            host,
+            "container",
+            lambda value: Container(name=_text(value["name"]), evidence=_text(value["evidence"])),
+        ),
+        lockdown=_fact(host, "lockdown", _text),
+        secure_boot=_fact(host, "secure_boot", _claim),
+        qemu=_fact(host, "qemu", _program),
+        libvirt=_fact(host, "libvirt", _program),
+        libvirt_capabilities=_fact(host, "libvirt_capabilities", _emulators),
+        disk_available_mib=_fact(system, "disk_available_mib", _number),
+        shared_memory_mib=_fact(system, "shared_memory_mib", _number),
+        kernel_log=_fact(system, "kernel_log", _texts),
+        msr_feature_control=_fact(system, "msr_feature_control", _register),
+        msr_vmx_basic=_fact(system, "msr_vmx_basic", _register),
+        msr_vm_cr=_fact(system, "msr_vm_cr", _register),
+        qemu_version=_fact(system, "qemu_version", _text),
+        libvirt_version=_fact(system, "libvirt_version", _text),
         cpuid=_fact(document, "cpuid", _cpuid),
         device=_fact(kvm, "device", _device),
         api_version=_fact(kvm, "api_version", _number),
         offers=_fact(kvm, "offers", lambda value: Offers(vmx=_claim(value["vmx"]), svm=_claim(value["svm"]))),
         loop=_fact(kvm, "loop", _timing),
         cpuid_exit=_fact(kvm, "cpuid_exit", _timing),
+        capabilities=_fact(
+            kvm, "capabilities", lambda value: {_text(name): _number(size) for name, size in value.items()}
+        ),
+        supported_cpuid=_fact(
+            kvm, "supported_cpuid", lambda value: {_text(leaf): _registers(words) for leaf, words in value.items()}
+        ),
+        vmx_msrs=_fact(kvm, "vmx_msrs", _msrs),
     )
 
 
@@ -67,6 +125,65 @@ def _claim(value: Any) -> bool:
     return value
 
 
+def _texts(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise TypeError
+    return tuple(_text(item) for item in value)
+
+
+def _texts_by_name(value: Any) -> dict[str, str]:
+    return {_text(name): _text(text) for name, text in value.items()}
+
+
+def _register(value: Any) -> int:
+    """Read a register of at most 64 bits; JSON's numbers may lose bits, so they come in hexadecimal."""
+    number = int(_text(value), 16)
+    if not 0 <= number < 1 << 64:
+        raise ValueError
+    return number
+
+
+def _registers(value: Any) -> Registers:
+    eax, ebx, ecx, edx = (_register(word) for word in value)
+    return eax, ebx, ecx, edx
+
+
+def _msrs(value: Any) -> dict[int, Fact[int]]:
+    return {_register(number): _fact(value, number, _register) for number in value}
+
+
+def _settings(value: Any) -> tuple[ModuleSetting, ...]:
+    keys = ("file", "kind", "module", "text")
+    return tuple(ModuleSetting(**{key: _text(setting[key]) for key in keys}) for setting in value)
+
+
+def _users(value: Any) -> KvmUsers:
+    return KvmUsers(
+        processes=tuple(f"{_text(it['name'])} ({_text(it['pid'])})" for it in value["processes"]),
+        is_complete=_claim(value["is_complete"]),
+    )
+
+
+def _huge_pages(value: Any) -> HugePages:
+    return HugePages(**{key: _number(value[key]) for key in ("total", "free", "size_kib")})
+
+
+def _program(value: Any) -> Program:
+    return Program(**{key: _text(value[key]) for key in ("version", "package", "program")})
+
+
+def _emulators(value: Any) -> tuple[EmulatorCapabilities, ...]:
+    return tuple(
+        EmulatorCapabilities(
+            emulator=_text(it["emulator"]),
+            has_kvm=_claim(it["kvm"]),
+            supports_nesting=_claim(it["supports_nesting"]),
+            features=frozenset(_texts(it["features"])),
+        )
+        for it in value
+    )
+
+
 def _modules(value: Any) -> dict[str, Module]:
     return {
         name: Module(
@@ -75,6 +192,7 @@ def _modules(value: Any) -> dict[str, Module]:
             parameters={
                 key: _text(answer["value"]) for key, answer in module["parameters"].items() if "value" in answer
             },
+            users=_number(module["users"]["value"]) if "value" in module.get("users", {}) else None,
         )
         for name, module in value.items()
     }
@@ -86,12 +204,19 @@ def _cpuid(value: Any) -> Cpuid:
         has_vmx=_claim(value["vmx"]),
         has_svm=_claim(value["svm"]),
         is_guest=_claim(value["hypervisor"]),
-        signatures=tuple(_text(signature) for signature in value["signatures"]),
+        signatures=_texts(value["signatures"]),
+        leaves={_register(leaf): _registers(words) for leaf, words in value.get("leaves", {}).items()},
     )
 
 
 def _device(value: Any) -> Device:
-    return Device(mode=_text(value["mode"]), owner=_text(value["owner"]), group=_text(value["group"]))
+    return Device(
+        mode=_text(value["mode"]),
+        owner=_text(value["owner"]),
+        group=_text(value["group"]),
+        is_in_group=_claim(value.get("in_group", False)),
+        is_member=_claim(value.get("is_member", False)),
+    )
 
 
 def _timing(value: Any) -> Timing:

@@ -28,10 +28,13 @@ class Outcome:
     elapsed_s: float
     report: Report | None = None
     error: NotFoundOutError | None = None
+    is_strict: bool = False
 
     @property
     def exit_code(self) -> ExitCode:
-        return self.report.assessment.verdict.exit_code if self.report else ExitCode.NOT_FOUND_OUT
+        if self.report is None:
+            return ExitCode.NOT_FOUND_OUT
+        return self.report.assessment.exit_code(is_strict=self.is_strict)
 
 
 def worst_of(exit_codes: Sequence[ExitCode]) -> ExitCode:

@@ -6,7 +6,7 @@ import re
 import pytest
 from rich.table import Table
 
-from nestctl.console import print_json, print_result, print_rich, say, step, warn
+from nestctl.console import print_hanging, print_json, print_result, print_rich, say, step, warn
 
 
 def test_results_go_to_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
@@ -49,3 +49,14 @@ def test_a_step_that_fails_is_not_said_to_be_done(capsys: pytest.CaptureFixture[
     with pytest.raises(ValueError, match="broken"), step("Booting l1"):
         raise ValueError("broken")
     assert "done" not in capsys.readouterr().err
+
+
+def test_lines_hang_below_their_text_on_a_narrow_terminal_only(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    print_hanging("head      " + "word " * 6, indent=10)
+    assert capsys.readouterr().out.count("\n") == 1
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "30")
+    print_hanging("head      " + "word " * 6, indent=10)
+    assert capsys.readouterr().out.splitlines() == ["head      word word word word", "          word word"]

@@ -3,43 +3,87 @@
 from __future__ import annotations
 
 from nestctl.check.findings import Finding, Status
-from nestctl.check.questions import LONGEST_HARDWARE_TURN_NS, NOTHING_THERE, find_backend
-from nestctl.check.rules.common import HARDWARE_MODULES, Rule, caveat, unknown_finding, wanted_module
-from nestctl.model.facts import Facts, Known, Unknown
+from nestctl.check.places import find_place
+from nestctl.check.questions import (
+    HARDWARE_MODULES,
+    LONGEST_HARDWARE_TURN_NS,
+    NOTHING_THERE,
+    find_backend,
+)
+from nestctl.check.rules.common import Rule, caveat, parse_version, show, unknown_finding, wanted_module
+from nestctl.check.settings import forbidding_lines
+from nestctl.model.facts import Device, Facts, Known, Unknown
+
+# IA32_FEATURE_CONTROL: locked, VMX outside of SMX allowed (Intel SDM volume 4, table 2-2).
+FEATURE_CONTROL_LOCKED, FEATURE_CONTROL_VMX = 1 << 0, 1 << 2
+VM_CR_SVMDIS = 1 << 4  # AMD APM volume 2, 15.30.1
+
+# What to remove of other hypervisors, in the order in which modprobe can.
+OTHERS_MODULES = {
+    "VirtualBox": "vboxnetadp vboxnetflt vboxdrv",
+    "VMware": "vmnet vmmon",
+    "Parallels": "prl_hypervisor",
+}
+
+FIRMWARE_FIX = "Switch on 'SVM Mode' (AMD) or 'Intel Virtualization Technology' in the firmware's setup."
 
 
-def find_cpu(facts: Facts) -> Finding:
+def find_cpu(facts: Facts) -> Finding | None:
     """Compare what the CPU shows with what the kernel uses: it clears the flag when the firmware forbids it."""
+    if isinstance(facts.architecture, Known) and facts.architecture.value not in ("x86_64", ""):
+        return None
     if isinstance(facts.cpuid, Unknown):
-        return Finding(
-            name="cpu", status=Status.UNKNOWN, summary="what the CPU offers is unknown", evidence=facts.cpuid.reason
-        )
+        return unknown_finding("cpu", "what the CPU offers", facts.cpuid)
     cpuid = facts.cpuid.value
+    evidence = f"CPUID of '{cpuid.vendor}': VMX {cpuid.has_vmx:d}, SVM {cpuid.has_svm:d}"
     shown = "vmx" if cpuid.has_vmx else "svm" if cpuid.has_svm else ""
     if not shown:
+        elsewhere = "" if find_place(facts) else "Ask whoever runs the hypervisor above to give this guest VMX or SVM."
         return Finding(
             name="cpu",
             status=Status.WARN,
             summary="the CPU shows neither VMX nor SVM",
-            evidence=f"CPUID of '{cpuid.vendor}': VMX 0, SVM 0",
-            fix="On the host above: switch nesting on and give this guest 'host-passthrough'."
-            if cpuid.is_guest
-            else "Use a CPU that has Intel VT-x or AMD-V.",
+            evidence=evidence,
+            # Where the place is known, its own finding says what to do there.
+            fix=elsewhere if cpuid.is_guest else "Use a CPU that has Intel VT-x or AMD-V.",
         )
     if isinstance(facts.cpu_flags, Known) and shown not in facts.cpu_flags.value:
-        return Finding(
-            name="cpu",
-            status=Status.FAIL,
-            summary=f"the CPU has {shown.upper()}, but the firmware (or the boot line) has switched it off",
-            evidence=f"CPUID shows {shown.upper()}, the flags of /proc/cpuinfo lack '{shown}'",
-            fix="Switch on 'SVM Mode' (AMD) or 'Intel Virtualization Technology' in the firmware's setup.",
+        return _switched_off(facts, shown)
+    return Finding(name="cpu", status=Status.PASS, summary=f"the CPU has {shown.upper()}", evidence=evidence)
+
+
+def _switched_off(facts: Facts, shown: str) -> Finding:
+    evidence = [f"CPUID shows {shown.upper()}, the flags of /proc/cpuinfo lack '{shown}'"]
+    who, fix = "the firmware (or the boot line) has switched it off", FIRMWARE_FIX
+    words = facts.boot_line.value if isinstance(facts.boot_line, Known) else ()
+    if cleared := [word for word in words if word.startswith("clearcpuid=")]:
+        who, fix = (
+            "the boot line has switched it off",
+            f"Take '{cleared[0]}' out of the kernel's boot line and boot again.",
         )
+        evidence += cleared
+    elif lock := _firmware_lock(facts):
+        who = "the firmware has switched it off"
+        evidence.append(lock)
+    if isinstance(facts.kernel_log, Known):
+        evidence += [f"kernel: '{line}'" for line in facts.kernel_log.value if "BIOS" in line.upper()][:1]
     return Finding(
         name="cpu",
-        status=Status.PASS,
-        summary=f"the CPU has {shown.upper()}",
-        evidence=f"CPUID of '{cpuid.vendor}': VMX {cpuid.has_vmx:d}, SVM {cpuid.has_svm:d}",
+        status=Status.FAIL,
+        summary=f"the CPU has {shown.upper()}, but {who}",
+        evidence="; ".join(evidence),
+        fix=fix,
     )
+
+
+def _firmware_lock(facts: Facts) -> str:
+    if isinstance(facts.msr_feature_control, Known):
+        value = facts.msr_feature_control.value
+        if value & FEATURE_CONTROL_LOCKED and not value & FEATURE_CONTROL_VMX:
+            return f"MSR 0x3a = {value:#x}: locked, and VMX not allowed"
+    if isinstance(facts.msr_vm_cr, Known) and facts.msr_vm_cr.value & VM_CR_SVMDIS:
+        return f"MSR 0xc0010114 = {facts.msr_vm_cr.value:#x}: SVMDIS is set"
+    return ""
 
 
 def find_module(facts: Facts) -> Finding:
@@ -56,21 +100,41 @@ def find_module(facts: Facts) -> Finding:
             evidence="/dev/kvm answers, /sys/module has no 'kvm_*'",
         )
     if module is None:
-        wanted = wanted_module(facts)
-        return Finding(
-            name="kvm.module",
-            status=Status.WARN,
-            summary="no module of KVM for this CPU shows",
-            evidence="/sys/module has no 'kvm_*'",
-            fix=f"sudo modprobe {wanted}" if wanted else "",
-        )
+        return _missing_module(facts)
     evidence = f"/sys/module/{module.name}, {'built in' if module.is_built_in else 'loaded'}"
-    if module.name in HARDWARE_MODULES.values():
+    if module.name in HARDWARE_MODULES.values() or module.name == "kvm_hv":
         return Finding(name="kvm.module", status=Status.PASS, summary=f"{module.name} serves KVM", evidence=evidence)
     summary = f"{module.name} serves KVM"
     if module.name == "kvm_pvm":
         summary += ", in software and with no nesting; kernels made for it are needed"
     return Finding(name="kvm.module", status=Status.WARN, summary=summary, evidence=evidence)
+
+
+def _missing_module(facts: Facts) -> Finding:
+    """Say why there is no module: forbidden, not part of this kernel, or only not loaded."""
+    wanted = wanted_module(facts)
+    evidence, fix = "/sys/module has no 'kvm_*'", f"sudo modprobe {wanted}" if wanted else ""
+    summary = "no module of KVM for this CPU shows"
+    if wanted and (lines := forbidding_lines(facts, wanted)):
+        summary = f"{wanted} is kept from being loaded"
+        evidence = f"{evidence}; {'; '.join(lines)}"
+        fix = f"Take that out, then: sudo modprobe {wanted}"
+    elif wanted and isinstance(facts.module_files, Known) and wanted not in facts.module_files.value:
+        summary = f"this kernel comes without {wanted}"
+        evidence = f"{evidence}; /lib/modules has no {wanted.replace('_', '-')}.ko"
+        fix = "Install the rest of the kernel's modules (Ubuntu: linux-modules-extra-$(uname -r)), or another kernel."
+    elif wanted == "kvm_amd" and _has_five_level_paging(facts):
+        summary = f"kvm_amd of Linux {show(facts.kernel)} refuses 5-level paging"
+        evidence = f"{evidence}; /proc/cpuinfo has 'la57'"
+        fix = "Add no5lvl to the kernel's boot line and boot again, or use Linux 5.15 or newer."
+    return Finding(name="kvm.module", status=Status.WARN, summary=summary, evidence=evidence, fix=fix)
+
+
+def _has_five_level_paging(facts: Facts) -> bool:
+    """Say whether 5-level paging is on, in a kernel whose kvm_amd cannot have it (commits 03ca4589, 746700d2)."""
+    if isinstance(facts.cpu_flags, Unknown) or isinstance(facts.kernel, Unknown):
+        return False
+    return "la57" in facts.cpu_flags.value and (5, 13) <= parse_version(facts.kernel.value) < (5, 15)
 
 
 def find_device(facts: Facts) -> Finding:
@@ -89,14 +153,7 @@ def find_device(facts: Facts) -> Finding:
             evidence=node,
         )
     if facts.api_version.error in NOTHING_THERE:
-        wanted = wanted_module(facts)
-        return Finding(
-            name="kvm.device",
-            status=Status.FAIL,
-            summary="there is no /dev/kvm" if facts.api_version.error == "ENOENT" else "nothing serves /dev/kvm",
-            evidence=facts.api_version.reason,
-            fix=f"sudo modprobe {wanted}" if wanted else "",
-        )
+        return _missing_device(facts, facts.api_version)
     if facts.api_version.error in ("EACCES", "EPERM"):
         return Finding(
             name="kvm.device",
@@ -108,10 +165,37 @@ def find_device(facts: Facts) -> Finding:
     return unknown_finding("kvm.device", "whether /dev/kvm opens", facts.api_version)
 
 
+def _missing_device(facts: Facts, answer: Unknown) -> Finding:
+    mshv = facts.other_hypervisors.value.get("Hyper-V") if isinstance(facts.other_hypervisors, Known) else None
+    if mshv:
+        return Finding(
+            name="kvm.device",
+            status=Status.FAIL,
+            summary="Hyper-V runs this machine (Linux is its root partition), and there is no KVM",
+            evidence=f"{answer.reason}; {', '.join(mshv)}",
+            fix="Use a hypervisor over /dev/mshv (Cloud Hypervisor can), or boot Linux without Hyper-V.",
+        )
+    wanted = "" if forbidding_lines(facts, wanted_module(facts)) else wanted_module(facts)
+    fix = f"sudo modprobe {wanted}" if wanted else ""
+    if _is_in_container(facts):
+        fix = "Start the container with '--device /dev/kvm'."
+    return Finding(
+        name="kvm.device",
+        status=Status.FAIL,
+        summary="there is no /dev/kvm" if answer.error == "ENOENT" else "nothing serves /dev/kvm",
+        evidence=answer.reason,
+        fix=fix,
+    )
+
+
+def _is_in_container(facts: Facts) -> bool:
+    return isinstance(facts.container, Known) and bool(facts.container.value.name)
+
+
 def find_speed(facts: Facts) -> Finding | None:
     """Judge the loop that the micro-guest ran: the only proof that guests get the CPU's speed."""
-    if facts.loop == facts.api_version:
-        return None  # the device did not open, and its own finding says why
+    if facts.loop == facts.api_version or (isinstance(facts.loop, Unknown) and facts.loop.error == "EBUSY"):
+        return None  # the device did not open, or another holds the CPU: another finding says so
     if isinstance(facts.loop, Known):
         turn_ns = facts.loop.value.ns_per_turn
         is_fast = turn_ns <= LONGEST_HARDWARE_TURN_NS
@@ -125,14 +209,6 @@ def find_speed(facts: Facts) -> Finding | None:
             ),
             evidence=f"micro-guest: {facts.loop.value.turns:,} turns of a loop, {turn_ns:,.1f} ns each, best of 3 runs",
         )
-    if facts.loop.error == "EBUSY":
-        return Finding(
-            name="kvm.speed",
-            status=Status.FAIL,
-            summary="another hypervisor holds VMX or SVM, so KVM can run no guest",
-            evidence=facts.loop.reason,
-            fix="Stop the other hypervisor's guests (VirtualBox, VMware) and remove its module.",
-        )
     if facts.loop.error == "ETIMEDOUT":
         return Finding(
             name="kvm.speed",
@@ -140,7 +216,43 @@ def find_speed(facts: Facts) -> Finding | None:
             summary="a guest starts and does not get on",
             evidence=facts.loop.reason,
         )
+    if isinstance(facts.api_version, Known) and facts.loop.error in ("EPERM", "EACCES", "ENOMEM"):
+        return Finding(
+            name="kvm.speed",
+            status=Status.UNKNOWN,
+            summary="/dev/kvm opens, but this process may not make a guest; how fast guests run is unknown",
+            evidence=f"KVM_CREATE_VM or its memory: {facts.loop.reason} ({facts.loop.error})",
+            fix="Look at what confines it: seccomp, the device cgroup, 'ulimit -l' and 'ulimit -v'; try outside of it.",
+        )
     return unknown_finding("kvm.speed", "how fast guests run", facts.loop)
+
+
+def find_busy(facts: Facts) -> Finding | None:
+    """Name who holds VMX or SVM, or may take it: the hardware serves one hypervisor at a time."""
+    shown_here = facts.other_hypervisors.value if isinstance(facts.other_hypervisors, Known) else {}
+    others = {name: paths for name, paths in shown_here.items() if name in OTHERS_MODULES}
+    busy = facts.loop if isinstance(facts.loop, Unknown) and facts.loop.error == "EBUSY" else None
+    if not busy and not others:
+        return None
+    names = " and ".join(others) or "another hypervisor"
+    shown = ", ".join(path for paths in others.values() for path in paths)
+    if busy:
+        modules = " ".join(OTHERS_MODULES[name] for name in others)
+        return Finding(
+            name="kvm.busy",
+            status=Status.FAIL,
+            summary=f"{names} holds VMX or SVM, so KVM can run no guest",
+            evidence=f"{busy.reason}; {shown}" if shown else busy.reason,
+            fix=f"Stop its guests and remove its module: sudo modprobe -r {modules}"
+            if others
+            else "Stop the other hypervisor's guests (VirtualBox, VMware) and remove its module.",
+        )
+    return Finding(
+        name="kvm.busy",
+        status=Status.INFO,
+        summary=f"{names} is here too; while its guests run, KVM's cannot, and the other way round",
+        evidence=shown,
+    )
 
 
 def find_exit_cost(facts: Facts) -> Finding | None:
@@ -156,12 +268,22 @@ def find_exit_cost(facts: Facts) -> Finding | None:
     )
 
 
-RULES: tuple[Rule, ...] = (find_cpu, find_module, find_device, find_speed, find_exit_cost)
-
-
 def _permission_fix(facts: Facts) -> str:
     if isinstance(facts.device, Known):
         device = facts.device.value
-        if device.mode[4:6] == "rw" and device.group != "root":
-            return f"sudo usermod -aG {device.group} $USER, then log in again"
+        if _group_may_open(device):
+            if device.is_member and not device.is_in_group:
+                return f"Log in again (or: newgrp {device.group}): the group is given, and this session is older."
+            if not device.is_in_group:
+                return f"sudo usermod -aG {device.group} $USER, then log in again"
+            return (
+                "The group may open it, and this user is in it: what refuses is a device cgroup or a security module."
+            )
     return "sudo setfacl -m u:$USER:rw /dev/kvm"
+
+
+def _group_may_open(device: Device) -> bool:
+    return device.mode[4:6] == "rw" and device.group != "root"
+
+
+RULES: tuple[Rule, ...] = (find_cpu, find_module, find_device, find_busy, find_speed, find_exit_cost)

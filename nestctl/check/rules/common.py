@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TypeAlias
 
 from nestctl.check.findings import Finding, Status
-from nestctl.check.questions import LONGEST_HARDWARE_TURN_NS, is_emulated
+from nestctl.check.questions import HARDWARE_MODULES, LONGEST_HARDWARE_TURN_NS, is_emulated
 from nestctl.model.facts import Fact, Facts, Known, T, Unknown
 
 # A rule looks at one thing and answers None where it has nothing to say about a machine.
 Rule: TypeAlias = Callable[[Facts], Finding | None]
-
-HARDWARE_MODULES = {"GenuineIntel": "kvm_intel", "AuthenticAMD": "kvm_amd", "HygonGenuine": "kvm_amd"}
 
 
 def unknown_finding(name: str, what: str, fact: Unknown) -> Finding:
@@ -37,3 +36,9 @@ def wanted_module(facts: Facts) -> str:
     if isinstance(facts.cpuid, Unknown) or isinstance(facts.cpu_flags, Unknown):
         return ""
     return HARDWARE_MODULES.get(facts.cpuid.value.vendor, "") if facts.cpu_flags.value & {"vmx", "svm"} else ""
+
+
+def parse_version(text: str) -> tuple[int, ...]:
+    """Return the numbers at the head of a version ('6.1.0-9-amd64' is 6, 1, 0); none where it has no number."""
+    found = re.match(r"\d{1,6}(?:\.\d{1,6})*", text, re.ASCII)
+    return tuple(int(number) for number in found.group(0).split(".")) if found else ()

@@ -7,6 +7,7 @@ whether it was recorded or constructed, from which source), expected.json. Addin
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from nestctl.check.assess import assess
 from nestctl.check.findings import Status
+from nestctl.check.places import PLACES, find_place
 from nestctl.check.recording import outline, read_recording
 from nestctl.check.report import Report, render_json
 from nestctl.check.rules import RULES
@@ -33,6 +35,24 @@ def read_machine(machine: Path) -> Facts:
     return parse_facts(read_recording(machine).collect())
 
 
+@cache
+def read_machines() -> tuple[Facts, ...]:
+    return tuple(read_machine(machine) for machine in MACHINES)
+
+
+def test_there_are_machines_of_every_kind() -> None:
+    """The tables of what the check has to tell apart, by the machines that are there for it."""
+    assert len(MACHINES) >= 25
+    probes = [read_probe(machine) for machine in MACHINES]
+    assert {probe["architecture"] for probe in probes} >= {"x86_64", "s390x", "ppc64le", "aarch64"}
+    assert {probe["origin"] for probe in probes} == {"recorded", "constructed"}
+
+
+def test_every_place_is_that_of_some_machine_and_its_advice_is_given() -> None:
+    found = {place.name for facts in read_machines() if (place := find_place(facts))}
+    assert {place.name for place in PLACES} - found == set()
+
+
 @pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.name)
 def test_machine_is_judged_as_expected(machine: Path) -> None:
     expected = json.loads((machine / "expected.json").read_text(encoding="utf-8"))
@@ -46,10 +66,11 @@ def test_machine_says_where_it_is_from(machine: Path) -> None:
     assert probe["source"]
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: str(rule.__name__))
 def test_every_rule_speaks_on_some_machine_and_not_always_the_same(rule: Any) -> None:
-    found = {rule(read_machine(machine)) for machine in MACHINES}
-    assert len(found - {None}) >= 2
+    found = {rule(facts) for facts in read_machines()}
+    assert found - {None}
+    assert len(found) >= 2
 
 
 def test_every_status_is_given_on_some_machine() -> None:

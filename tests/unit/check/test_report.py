@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from nestctl.check import check_this_machine, choose_accelerator
-from nestctl.check.findings import AcceleratorChoice, Answer, Assessment, Finding, Status, Verdict
+from nestctl.check.findings import AcceleratorChoice, Answer, Assessment, Finding, Question, Status, Verdict
 from nestctl.check.report import render_summary, render_table
 from nestctl.errors import ExitCode, NotFoundOutError
 from nestctl.model.facts import Accelerator
@@ -71,14 +71,58 @@ def test_summary_of_an_emulated_machine_says_so() -> None:
     assert "is itself EMULATED" in render_summary(replace(proved, is_emulated=True))
 
 
-def test_table_shows_evidence_and_fix_and_takes_no_markup_from_a_machine() -> None:
-    finding = Finding(name="cpu", status=Status.FAIL, summary="[red]x[/red]", evidence="seen [1]", fix="do [this]")
-    console = Console(width=120, record=True, quiet=False, file=None, force_terminal=False)
+def printed(width: int, *findings: Finding) -> list[str]:
+    console = Console(width=width, record=True, quiet=False, file=None, force_terminal=False)
     with console.capture() as captured:
-        console.print(render_table(assessment(Verdict.NO, Verdict.NO, findings=(finding,))))
-    lines = captured.get().splitlines()
+        console.print(render_table(assessment(Verdict.NO, Verdict.NO, findings=findings)))
+    return captured.get().splitlines()
+
+
+CPU = Finding(
+    name="cpu",
+    status=Status.FAIL,
+    summary="[red]x[/red]",
+    evidence="seen [1]",
+    fix="do [this]",
+    question=Question.ACCELERATION,
+)
+
+
+def test_table_shows_evidence_and_fix_below_their_question_and_takes_no_markup_from_a_machine() -> None:
+    lines = printed(120, CPU)
+    assert lines[0] == "accelerated guests: no"
     assert lines[1].split() == ["cpu", "fail", "[red]x[/red]", "seen", "[1]"]
     assert lines[2].split() == ["fix", "do", "[this]"]
+
+
+def test_on_a_narrow_terminal_evidence_stands_below() -> None:
+    lines = printed(80, CPU)
+    assert [line.split() for line in lines[1:4]] == [
+        ["cpu", "fail", "[red]x[/red]"],
+        ["seen", "[1]"],
+        ["fix", "do", "[this]"],
+    ]
+    assert lines[2].index("seen") == lines[1].index("[red]")
+
+
+def test_a_question_without_findings_is_left_out() -> None:
+    assert not [line for line in printed(120, CPU) if line.startswith("nesting")]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "status", "plain", "strict"),
+    [
+        (Verdict.YES, Status.WARN, ExitCode.OK, ExitCode.NO),
+        (Verdict.YES, Status.INFO, ExitCode.OK, ExitCode.OK),
+        (Verdict.NO, Status.WARN, ExitCode.NO, ExitCode.NO),
+        (Verdict.UNKNOWN, Status.WARN, ExitCode.NOT_FOUND_OUT, ExitCode.NOT_FOUND_OUT),
+    ],
+)
+def test_where_it_is_strict_a_warning_makes_a_no_of_a_yes(
+    verdict: Verdict, status: Status, plain: ExitCode, strict: ExitCode
+) -> None:
+    judged = assessment(verdict, verdict, findings=(replace(CPU, status=status),))
+    assert (judged.exit_code(), judged.exit_code(is_strict=True)) == (plain, strict)
 
 
 def test_labs_get_the_accelerator_that_check_reports() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import typer
 from typer.testing import CliRunner
 
 from nestctl.cli.check import check
+from nestctl.errors import UsageError
 
 app = typer.Typer()
 app.command()(check)
@@ -33,3 +35,22 @@ def test_passive_proves_nothing() -> None:
     document = json.loads(CliRunner().invoke(app, ["--json", "--passive"]).stdout)
     assert document["questions"]["can_accelerate"]["verdict"] == "unknown"
     assert "--passive" in document["questions"]["can_accelerate"]["reason"]
+
+
+def machine(name: str) -> str:
+    return str(Path(__file__).parents[2] / "hosts" / name)
+
+
+def test_strict_ends_with_1_where_something_was_warned_about() -> None:
+    weak, strong = machine("intel-old"), machine("intel-everything")
+    codes = [
+        CliRunner().invoke(app, ["--root", name, *strict]).exit_code
+        for name in (weak, strong)
+        for strict in ([], ["--strict"])
+    ]
+    assert codes == [0, 1, 0, 0]
+
+
+def test_a_recorded_machine_and_a_target_exclude_each_other() -> None:
+    result = CliRunner().invoke(app, ["--root", machine("intel-old"), "localhost"])
+    assert isinstance(result.exception, UsageError)
