@@ -14,7 +14,7 @@ from nestctl import __version__
 from nestctl.cli.bench import bench
 from nestctl.cli.check import check
 from nestctl.cli.image import app as image_app
-from nestctl.cli.lab import down, init, render, ssh, status, up
+from nestctl.cli.lab import down, init, render, schema, ssh, status, up
 from nestctl.cli.quickstart import quickstart
 from nestctl.errors import ExitCode, NestctlError, UsageError
 
@@ -119,6 +119,7 @@ app.command(rich_help_panel="The whole job")(quickstart)
 app.command(rich_help_panel=_MACHINE)(check)
 app.add_typer(image_app, name="image", rich_help_panel=_MACHINE)
 app.command(rich_help_panel=_LAB)(init)
+app.command(rich_help_panel=_LAB)(schema)
 app.command(rich_help_panel=_LAB)(render)
 app.command(rich_help_panel=_LAB)(up)
 app.command(rich_help_panel=_LAB)(status)

@@ -1,7 +1,8 @@
-"""nestctl init, render, up, status, ssh, down."""
+"""nestctl init, schema, render, up, status, ssh, down."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -22,22 +23,62 @@ Connect = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
+class Template(StrEnum):
+    """The labs in templates/labs."""
+
+    SINGLE = "single"
+    DEEP = "deep"
+    MATRIX = "matrix"
+    STUDENT_CLASS = "student-class"
+    TENANTS = "tenants"
+
+
+class Schema(StrEnum):
+    """What there is a JSON Schema of."""
+
+    LAB = "lab"
+
+
 def init(
     path: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.")] = Path("lab.yaml"),
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    template: Annotated[
+        Template,
+        typer.Option(
+            metavar="NAME",
+            help="What to start from: single, deep, matrix, student-class or tenants. A roster is written beside it.",
+        ),
+    ] = Template.SINGLE,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
 ) -> None:
-    """Write a commented lab file: one hypervisor guest with one guest inside it."""
+    """Write a commented lab file that works as it is."""
     from nestctl.adapters.files import write_atomically
     from nestctl.console import say
     from nestctl.errors import UsageError
     from nestctl.paths import resource
 
-    if path.exists() and not force:
-        raise UsageError(f"'{path}' is there already.", hint="Give another path, or '--force' to replace it.")
+    files = {path: resource("templates", f"labs/{template.value}.yaml")}
+    roster = files[path].with_suffix(".csv")
+    if roster.exists():
+        files[path.with_name(roster.name)] = roster
+    for target in files:
+        if target.exists() and not force:
+            raise UsageError(f"'{target}' is there already.", hint="Give another path, or '--force' to replace it.")
     if not path.parent.is_dir():
         raise UsageError(f"There is no directory '{path.parent}'.")
-    write_atomically(path, resource("templates", "labs/single.yaml").read_bytes())
-    say(f"Wrote '{path}'. Bring it up with 'nestctl up'.")
+    for target, source in files.items():
+        write_atomically(target, source.read_bytes())
+    say(f"Wrote {' and '.join(repr(str(target)) for target in files)}. Bring it up with 'nestctl up'.")
+
+
+def schema(
+    name: Annotated[Schema, typer.Argument(metavar="NAME", help="What to describe: 'lab'.")] = Schema.LAB,
+) -> None:
+    """Print the JSON Schema of a lab file, for editors and other programs."""
+    from nestctl.console import print_json
+    from nestctl.model.declared import DeclaredLab
+
+    schemas = {Schema.LAB: DeclaredLab}
+    print_json(schemas[name].model_json_schema())
 
 
 def render(lab: LabArgument = None, connect: Connect = None, json: Json = False) -> None:

@@ -27,7 +27,7 @@ from nestctl.lab.render import (
 )
 from nestctl.lab.ssh_config import write_ssh_config
 from nestctl.lab.store import forget_lab, keep_lab, lab_directory, lock_lab, record_boot
-from nestctl.lab.verify import expect_accelerated, expect_hypervisor, read_truth
+from nestctl.lab.verify import expect_accelerated, expect_hypervisor, expect_seeded, read_truth
 from nestctl.model.lab import Lab, walk_guests
 
 EMULATION_NOTICE = (
@@ -110,6 +110,7 @@ def _bring_up_one(level: Level, plan: GuestPlan, action: Action, run: Run) -> Gu
         if is_booting:
             record_boot(run.lab, plan.name, time.monotonic() - begun_s)
         truth = read_truth(shell, deadline)
+        expect_seeded(plan.name, truth)
         if not plan.place.is_emulated:
             domain = _find(level.hypervisor.list_domains(), plan)
             expect_accelerated(plan.name, parse_domain_type(domain.live_xml) if domain else "absent", truth)

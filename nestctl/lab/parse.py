@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,43 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from nestctl.errors import LabFileError, UsageError
-from nestctl.model.lab import Guest, Lab
-
-Location = tuple[str, ...]
+from nestctl.lab.expand import Expanded, ExpansionError, Location, Row, expand_lab, list_rosters
+from nestctl.lab.roster import read_roster
+from nestctl.model.declared import DeclaredGuest, DeclaredLab, Defaults
+from nestctl.model.lab import NAME_PATTERN, Lab
+from nestctl.model.seed import TEMPLATES, File, Seed, User
 
 # More keys than any lab has: YAML's aliases make millions of them out of ten lines.
 _MOST_KEYS = 100_000
 
+_NO_NAME = "is no name: use up to 24 lower-case letters, digits and dashes, first a letter"
 _MEANINGS = {
     "missing": "is missing",
-    "string_pattern_mismatch": "is no name: use up to 24 lower-case letters, digits and dashes, first a letter",
+    "kernel_args": "is no word of a kernel's command line: use printable characters without spaces",
+    "labels": "is no label: a name has letters, digits, dots, dashes and slashes, a value at most 200 characters",
 }
+
+# Where keys of a mapping are the user's own, and which model has the keys of what is below a key.
+_MODELS: Mapping[str, type[BaseModel]] = {
+    "guests": DeclaredGuest,
+    "defaults": Defaults,
+    "seed": Seed,
+    "users": User,
+    "files": File,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Text:
+    """A lab file, as far as errors have to name it."""
+
+    source: str
+    lines: Mapping[Location, int]
+
+    def place(self, location: Location, row: Row | None = None) -> str:
+        while location and location not in self.lines:
+            location = location[:-1]
+        return f"{self.source}:{self.lines.get(location, 1)}: " + (f"({row}) " if row else "")
 
 
 def read_lab(path: Path) -> Lab:
@@ -33,18 +60,56 @@ def read_lab(path: Path) -> Lab:
         raise UsageError(f"There is no lab file '{path}'.", hint="Write one with 'nestctl init'.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"The lab file '{path}' cannot be read: {error}.") from error
-    return parse_lab(text, str(path))
+    return parse_lab(text, str(path), directory=path.parent)
 
 
-def parse_lab(text: str, source: str) -> Lab:
-    """Parse a lab file's text; `source` is how errors call it."""
+def parse_lab(text: str, source: str, *, directory: Path | None = None) -> Lab:
+    """Parse a lab file's text and write its guests out; `source` is how errors call it.
+
+    Rosters are read from `directory`; without one a lab that needs them is an error.
+    """
+    document, lines = _parse_yaml(text, source)
+    file = _Text(source=source, lines=lines)
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        declared = DeclaredLab.model_validate(document, context=TEMPLATES)
+    except ValidationError as error:
+        raise LabFileError("\n".join(_describe(detail, file) for detail in error.errors())) from error
+    rosters = _read_rosters(declared, directory, file)
+    try:
+        expanded = expand_lab(declared, rosters)
+    except ExpansionError as error:
+        place = file.place(error.origin.location, error.origin.row)
+        raise LabFileError(f"{place}'{_name(error.origin.location)}' {error.said}.") from error
+    try:
+        return Lab.model_validate(expanded.document)
+    except ValidationError as error:
+        raise LabFileError("\n".join(_describe(detail, file, expanded) for detail in error.errors())) from error
+
+
+def _read_rosters(lab: DeclaredLab, directory: Path | None, file: _Text) -> dict[str, tuple[Row, ...]]:
+    rosters: dict[str, tuple[Row, ...]] = {}
+    for location, name in list_rosters(lab.guests):
+        if name in rosters:
+            continue
+        if directory is None:
+            raise LabFileError(f"{file.place(location)}'{_name(location)}' needs a lab file that is in a directory.")
+        try:
+            rosters[name] = read_roster(directory / name)
+        except LabFileError as error:
+            raise LabFileError(f"{file.place(location)}{error.message}") from error
+    return rosters
+
+
+def _parse_yaml(text: str, source: str) -> tuple[Any, Mapping[Location, int]]:
+    """Parse YAML into a document, and the lines of its keys."""
+    try:
+        loader = yaml.SafeLoader(text)
+        root = loader.get_single_node()
         if root is None:
             raise LabFileError(f"{source}: the file is empty.", hint="'nestctl init' writes one to start from.")
         lines: dict[Location, int] = {}
         _note_lines(root, (), lines, source)
-        document = yaml.safe_load(text)
+        return loader.construct_document(root), lines
     except RecursionError as error:
         raise LabFileError(f"{source}: it is nested too deeply.") from error
     except yaml.MarkedYAMLError as error:
@@ -55,10 +120,6 @@ def parse_lab(text: str, source: str) -> Lab:
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
         # What PyYAML lets through of values that are not what they seem or are tagged to be ('2020-02-30', '!!bool x').
         raise LabFileError(f"{source}: a value in it cannot be read: {error!r}.") from error
-    try:
-        return Lab.model_validate(document)
-    except ValidationError as error:
-        raise LabFileError("\n".join(_describe(detail, lines, source) for detail in error.errors())) from error
 
 
 def _note_lines(node: yaml.Node, location: Location, lines: dict[Location, int], source: str) -> None:
@@ -81,22 +142,31 @@ def _note_lines(node: yaml.Node, location: Location, lines: dict[Location, int],
             _note_lines(value, (*location, str(index)), lines, source)
 
 
-def _describe(detail: ErrorDetails, lines: Mapping[Location, int], source: str) -> str:
+def _describe(detail: ErrorDetails, file: _Text, expanded: Expanded | None = None) -> str:
     location = tuple(str(part) for part in detail["loc"] if part != "[key]")
-    known = location
-    while known and known not in lines:
-        known = known[:-1]
-    place = f"{source}:{lines.get(known, 1)}: "
+    row = None
+    if expanded:
+        origin = expanded.trace(location)
+        location, row = origin.location, origin.row
+    place = file.place(location, row)
     if detail["type"] == "extra_forbidden":
         return place + f"'{_name(location)}' is an unknown key.{_suggest(location)}"
-    said = detail["msg"].removeprefix("Value error, ")
-    meaning = _MEANINGS.get(detail["type"]) or f"is wrong: {said[0].lower()}{said[1:]}"
+    meaning = _meaning(detail, location)
     seen = "" if detail["type"] in {"missing", "value_error"} else f" (it is {_show(detail['input'])})"
     return place + f"'{_name(location) or 'the lab'}' {meaning}{seen}."
 
 
+def _meaning(detail: ErrorDetails, location: Location) -> str:
+    if detail["type"] == "string_pattern_mismatch":
+        if NAME_PATTERN in detail.get("ctx", {}).get("pattern", ""):
+            return _NO_NAME
+        return next((_MEANINGS[key] for key in reversed(location) if key in _MEANINGS), _NO_NAME)
+    said = detail["msg"].removeprefix("Value error, ")
+    return _MEANINGS.get(detail["type"]) or f"is wrong: {said[0].lower()}{said[1:]}"
+
+
 def _suggest(location: Location) -> str:
-    model: type[BaseModel] = Guest if "guests" in location[:-1] else Lab
+    model: type[BaseModel] = next((_MODELS[key] for key in reversed(location[:-1]) if key in _MODELS), DeclaredLab)
     close = difflib.get_close_matches(location[-1], model.model_fields, n=1)
     if close:
         return f" Did you mean '{close[0]}'?"

@@ -10,14 +10,16 @@ import ipaddress
 import json
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from nestctl.lab.addresses import FIRST_GUEST, Subnet
 from nestctl.model.lab import Guest, Lab
+from nestctl.model.seed import Seed
 
 # Raised when a guest made by an older nestctl is no longer what this one would make.
-PLAN_VERSION = 2
+PLAN_VERSION = 3
 
 _UUID_NAMESPACE = uuid.UUID("6ba7b812-9dad-11d1-80b4-00c04fd430c8")  # RFC 9562, appendix: namespace of OIDs
 
@@ -92,7 +94,10 @@ class Contact:
 
 @dataclass(frozen=True, kw_only=True)
 class GuestPlan:
-    """A guest that is to exist. `level` counts from 1 for a guest of this machine; `digest` names its settings."""
+    """A guest that is to exist. `level` counts from 1 for a guest of this machine.
+
+    `settings` is what it is compared by with the guest that is there, `digest` their name.
+    """
 
     lab: str
     name: str
@@ -108,8 +113,14 @@ class GuestPlan:
     network: NetworkPlan | None
     is_hypervisor: bool
     is_nesting_denied: bool
+    kernel_args: tuple[str, ...]
+    contents: Seed
     guests: tuple[GuestPlan, ...]
-    digest: str
+    settings: Mapping[str, Any]
+
+    @property
+    def digest(self) -> str:
+        return digest_of(self.settings)[:16]
 
     @property
     def disk(self) -> PurePosixPath:
@@ -173,14 +184,6 @@ def _plan_guest(
         for index, (inner, settings) in enumerate(guest.guests.items())
         if network
     )
-    settings = {
-        "version": PLAN_VERSION,
-        "guest": guest.model_dump(exclude={"guests"}),
-        "image": host.image_digest,
-        "is_emulated": place.is_emulated,
-        "hypervisor": guest.is_hypervisor,
-        "uplink": {**asdict(uplink), "port": 0},
-    }
     return GuestPlan(
         lab=lab,
         name=name,
@@ -196,9 +199,42 @@ def _plan_guest(
         network=network,
         is_hypervisor=guest.is_hypervisor,
         is_nesting_denied=guest.nesting is False,
+        kernel_args=guest.kernel_args,
+        contents=guest.seed,
         guests=guests,
-        digest=hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16],
+        settings=_settings(guest, place, uplink, host),
     )
+
+
+def _settings(guest: Guest, place: Place, uplink: Uplink, host: HostFacts) -> Mapping[str, Any]:
+    """List what makes a guest another one when it changes, by names that people know; the forwarded port does not.
+
+    A seed may hold secrets: it is named by its digest.
+    """
+    nesting = "denied" if guest.nesting is False else "on" if guest.is_hypervisor else "off"
+    return {
+        "version": PLAN_VERSION,
+        "image": host.image_digest[:16],
+        "accelerator": "tcg" if place.is_emulated else "kvm",
+        "cpus": guest.cpus,
+        "memory_mib": guest.memory_mib,
+        "disk_gib": guest.disk_gib,
+        "nesting": nesting,
+        "kernel_args": " ".join(guest.kernel_args),
+        "labels": dict(guest.labels),
+        "seed": "" if guest.seed.is_empty else digest_of(guest.seed.model_dump(mode="json"))[:16],
+        "mac": uplink.mac,
+        "address": uplink.address,
+        "gateway": uplink.gateway,
+        "subnet": uplink.subnet,
+        "dns": uplink.dns,
+        "network": uplink.network,
+    }
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 of a value of JSON's, in hexadecimal digits."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _forwarded_uplink(lab: str, name: str, subnet: Subnet, port: int) -> Uplink:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import PurePosixPath
+from typing import Any
 from xml.etree import ElementTree
+from xml.sax.saxutils import escape
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from nestctl.lab.plan import Contact, GuestPlan, NetworkPlan
 from nestctl.paths import resource
@@ -19,7 +24,10 @@ EMULATOR = "/usr/bin/qemu-system-x86_64"
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """What nestctl wrote into a domain's metadata: whose it is, and where it answers on its hypervisor's network."""
+    """What nestctl wrote into a domain's metadata: whose it is, and where it answers on its hypervisor's network.
+
+    `settings` is what it was made with (see `GuestPlan`); empty when they cannot be read any more.
+    """
 
     lab: str
     name: str
@@ -27,11 +35,15 @@ class Mark:
     address: str
     is_hypervisor: bool
     digest: str
+    settings: Mapping[str, Any]
 
 
 def render_domain(plan: GuestPlan) -> str:
     """Render a guest's domain XML."""
-    return _environment().get_template("domain.xml.j2").render(guest=plan, namespace=NAMESPACE, emulator=EMULATOR)
+    text = json.dumps(plan.settings, separators=(",", ":"), ensure_ascii=False)
+    settings = Markup(escape(text))  # noqa: S704 - XML's own escape, which leaves JSON's many quotes readable
+    template = _environment().get_template("domain.xml.j2")
+    return template.render(guest=plan, settings=settings, namespace=NAMESPACE, emulator=EMULATOR)
 
 
 def render_network(network: NetworkPlan) -> str:
@@ -51,7 +63,16 @@ def parse_mark(xml: str) -> Mark | None:
         address=element.get("address", ""),
         is_hypervisor=element.get("hypervisor") == "yes",
         digest=element.get("digest", ""),
+        settings=_parse_settings(element.findtext(f"{{{NAMESPACE}}}settings", "")),
     )
+
+
+def _parse_settings(text: str) -> Mapping[str, Any]:
+    try:
+        document = json.loads(text)
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def parse_network_owner(xml: str) -> str:

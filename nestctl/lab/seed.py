@@ -3,10 +3,52 @@
 from __future__ import annotations
 
 import io
+import shlex
 import tarfile
+from collections.abc import Iterator
 
 from nestctl.lab.keys import KeyPair, LabKeys
 from nestctl.lab.plan import GuestPlan
+from nestctl.model.seed import Seed
+
+_FIRST_BOOT = "var/lib/nestctl/first-boot.sh"
+
+# Where a guest's first boot leaves what went wrong, and all that was printed.
+FAILURE_FILE = "/var/lib/nestctl/first-boot.failed"
+LOG_FILE = "/var/log/nestctl-first-boot.log"
+
+_UNIT = f"""\
+[Unit]
+Description=Do what the lab file's seed says, once
+ConditionPathExists=!/var/lib/nestctl/first-boot.begun
+After=systemd-networkd-wait-online.service
+Before=nestctl-ready.service
+
+[Service]
+Type=oneshot
+ExecStart=/bin/sh /{_FIRST_BOOT}
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+_PRELUDE = f"""\
+# Written by nestctl. What fails ends it, and is what 'nestctl up' then says.
+: > /var/lib/nestctl/first-boot.begun
+exec > {LOG_FILE} 2>&1
+run() {{
+    echo "+ $1"
+    bash -c "$1" && return
+    {{ echo "'$1' ended with exit code $?:"; tail -n 5 {LOG_FILE} | grep -v '^+ '; }} > {FAILURE_FILE}
+    exit 1
+}}
+add_user() {{
+    getent passwd "$1" || run "useradd --create-home --shell /bin/bash $1"
+    home=$(getent passwd "$1" | cut -d: -f6)
+    mkdir -p "$home/.ssh" && printf %s "$2" > "$home/.ssh/authorized_keys"
+    chmod 700 "$home/.ssh" && chmod 600 "$home/.ssh/authorized_keys" && chown -R "$1": "$home/.ssh"
+}}
+"""
 
 
 def render_seed(plan: GuestPlan, keys: LabKeys) -> bytes:
@@ -29,7 +71,30 @@ def render_seed(plan: GuestPlan, keys: LabKeys) -> bytes:
             ("root/.ssh/authorized_keys", f"{keys.client.public} nestctl\n", 0o600),
         ):
             _add(archive, path, content.encode(), mode)
+        _add_contents(archive, plan.contents)
     return buffer.getvalue()
+
+
+def _add_contents(archive: tarfile.TarFile, contents: Seed) -> None:
+    """Add what the lab file puts into the guest: after ours, so that the user has the last word."""
+    for file in contents.files:
+        _add(archive, file.path.lstrip("/"), file.content.encode(), int(file.mode, 8))
+    if not (contents.users or contents.commands):
+        return
+    unit = "etc/systemd/system/nestctl-first-boot.service"
+    _add(archive, unit, _UNIT.encode(), 0o644)
+    link = tarfile.TarInfo("etc/systemd/system/multi-user.target.wants/nestctl-first-boot.service")
+    link.type, link.linkname = tarfile.SYMTYPE, "../nestctl-first-boot.service"
+    archive.addfile(link)
+    _add(archive, _FIRST_BOOT, "".join((_PRELUDE, *_render_commands(contents))).encode(), 0o600)
+
+
+def _render_commands(contents: Seed) -> Iterator[str]:
+    for user in contents.users:
+        keys = "".join(f"{key}\n" for key in user.ssh_keys)
+        yield f"add_user {user.name} {shlex.quote(keys)}\n"
+    for command in contents.commands:
+        yield f"run {shlex.quote(command)}\n"
 
 
 def _host_key_files(host: KeyPair) -> tuple[tuple[str, str, int], ...]:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from nestctl.adapters.shell import Shell
 from nestctl.deadline import Deadline
 from nestctl.errors import GuestError
+from nestctl.lab.seed import FAILURE_FILE, LOG_FILE
 
 # One process in a guest that may be slow. udev loads the module, perhaps a little after sshd answers; modprobe waits
 # until a module that is being loaded is ready, and does nothing when it is.
-_SCRIPT = """
+_SCRIPT = f"""
 echo "signature=$(systemd-detect-virt --vm)"
 if grep -qw vmx /proc/cpuinfo; then modprobe -q kvm_intel; fi
 if grep -qw svm /proc/cpuinfo; then modprobe -q kvm_amd; fi
@@ -20,18 +21,23 @@ for module in kvm_intel kvm_amd; do
     echo "nested=$(cat /sys/module/$module/parameters/nested)"
 done
 [ -c /dev/kvm ] && echo "device=yes"
+[ ! -e {FAILURE_FILE} ] || sed 's/^/failure=/' {FAILURE_FILE}
 exit 0
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Truth:
-    """What a guest sees: the hypervisor's signature in CPUID ('kvm', or 'qemu' for TCG), and its own KVM."""
+    """What a guest sees: the hypervisor's signature in CPUID ('kvm', or 'qemu' for TCG), and its own KVM.
+
+    `failure` is what the first boot says of a command of the seed's that failed; empty when none did.
+    """
 
     signature: str
     kvm_module: str
     is_nested_enabled: bool
     has_kvm_device: bool
+    failure: str = ""
 
 
 def read_truth(shell: Shell, deadline: Deadline) -> Truth:
@@ -45,7 +51,18 @@ def parse_truth(text: str) -> Truth:
         kvm_module=values.get("module", ""),
         is_nested_enabled=values.get("nested", "") in {"Y", "y", "1"},
         has_kvm_device="device" in values,
+        failure="\n".join(line[8:] for line in text.splitlines() if line.startswith("failure=")),
     )
+
+
+def expect_seeded(name: str, truth: Truth) -> None:
+    """Raise `GuestError` when a command of the seed's has failed at the guest's first boot."""
+    if truth.failure:
+        raise GuestError(
+            f"The first boot of the guest '{name}' went wrong: {truth.failure}",
+            hint=f"'nestctl ssh {name} -- cat {LOG_FILE}' has all of it. A seed is used once: correct it in the lab "
+            "file and make the guest anew.",
+        )
 
 
 def expect_accelerated(name: str, domain_type: str, truth: Truth) -> None:

@@ -7,6 +7,8 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from nestctl.model.seed import Seed
+
 # A DNS label (RFC 1123), short enough that '<lab>-<guest>' fits a host name and a UNIX socket path of libvirt's.
 NAME_PATTERN = r"^[a-z]([a-z0-9-]{0,22}[a-z0-9])?$"
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
@@ -14,16 +16,20 @@ Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 # What a guest that is a hypervisor needs beside its guests' memory: its own system (230 MiB, measured) and QEMU's.
 HYPERVISOR_RESERVE_MIB = 512
 
-# As many as get an address in a /24 beside the gateway's.
+# As many as get an address in a /24 beside the gateway's; the guests of this machine have a network each.
 MOST_GUESTS = 200
+MOST_OUTERMOST = 5000
+
+# A word of the kernel's command line: printable, without spaces, which separate them.
+KernelArgument = Annotated[str, StringConstraints(pattern=r"^[!-~]{1,200}$")]
+LabelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?$")]
+LabelValue = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{0,200}$")]
 
 
-class _Strict(BaseModel):
+class Settings(BaseModel):
+    """What one guest is like, apart from the guests inside it."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class Guest(_Strict):
-    """A guest and the guests inside it."""
 
     cpus: Annotated[int, Field(ge=1, le=255, description="Virtual CPUs.")] = 1
     memory_mib: Annotated[
@@ -48,6 +54,22 @@ class Guest(_Strict):
             "makes it a hypervisor for guests that are made by hand, 'false' takes VMX or SVM away from it."
         ),
     ] = None
+    kernel_args: Annotated[
+        tuple[KernelArgument, ...],
+        Field(strict=False, max_length=50, description="Words to add to the command line of the guest's kernel."),
+    ] = ()
+    labels: Annotated[
+        Mapping[LabelName, LabelValue],
+        Field(max_length=50, description="Names and values of your own, kept with the domain: a course, an owner."),
+    ] = {}
+    seed: Annotated[
+        Seed, Field(description="What is put into the guest, and run there once, before it says that it is ready.")
+    ] = Seed()
+
+
+class Guest(Settings):
+    """A guest and the guests inside it."""
+
     guests: Annotated[
         Mapping[Name, Guest],
         Field(max_length=MOST_GUESTS, description="The guests inside this guest, by name; it is a hypervisor then."),
@@ -74,8 +96,10 @@ class Guest(_Strict):
         return self
 
 
-class Lab(_Strict):
-    """A lab file's content."""
+class Lab(BaseModel):
+    """A lab with every guest written out: what a lab file declares, expanded (see nestctl.lab.expand)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     name: Annotated[Name, Field(description="The lab's name. A guest's domain is called LAB-GUEST.")]
     image: Annotated[
@@ -89,7 +113,7 @@ class Lab(_Strict):
         Mapping[Name, Guest],
         Field(
             min_length=1,
-            max_length=MOST_GUESTS,
+            max_length=MOST_OUTERMOST,
             description="The guests of this machine, by name. A guest's name is unique in the whole lab.",
         ),
     ]

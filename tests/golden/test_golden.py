@@ -25,11 +25,12 @@ from nestctl.lab.parse import read_lab
 from nestctl.lab.plan import GuestPlan, HostFacts, depth_of, host_place, plan_lab, walk_plans
 from nestctl.lab.render import render_domain, render_network
 from nestctl.lab.seed import render_seed
+from nestctl.model.seed import Seed
 from tests.builders import recognizable_keys
 from tests.needs import missing, need_program
 
 HERE = Path(__file__).parent
-GIVEN = {"lab.yaml", "facts.json"}
+GIVEN = {"lab.yaml", "facts.json", "roster.csv"}
 CASES = sorted(path.parent.name for path in HERE.glob("*/facts.json"))
 SCHEMAS = Path("/usr/share/libvirt/schemas")
 
@@ -50,7 +51,7 @@ def test_a_lab_gives_what_lies_beside_it(case: str, request: pytest.FixtureReque
 
 
 def test_there_are_cases_for_every_kind_of_host_and_shape() -> None:
-    assert {"single-kvm-intel", "single-kvm-amd", "single-tcg", "depth-3", "siblings"} <= set(CASES)
+    assert {"single-kvm-intel", "single-kvm-amd", "single-tcg", "depth-3", "siblings", "class"} <= set(CASES)
 
 
 @pytest.mark.parametrize("kind", ["domain", "network"])
@@ -102,12 +103,15 @@ def list_seed(seed: bytes) -> str:
     lines = []
     with tarfile.open(fileobj=io.BytesIO(seed)) as archive:
         for entry in archive:
-            lines.append(f"{'d' if entry.isdir() else '-'}{entry.mode:04o} {entry.uid}:{entry.gid} {entry.name}")
-            file = archive.extractfile(entry)
+            kind, target = ("l", f" -> {entry.linkname}") if entry.issym() else ("d" if entry.isdir() else "-", "")
+            lines.append(f"{kind}{entry.mode:04o} {entry.uid}:{entry.gid} {entry.name}{target}")
+            file = archive.extractfile(entry) if entry.isfile() else None
             lines += [f"    {line}".rstrip() for line in (file.read().decode().splitlines() if file else ())]
     return "\n".join(lines) + "\n"
 
 
-def _plain(value: Any) -> str:
+def _plain(value: Any) -> Any:
+    if isinstance(value, Seed):
+        return value.model_dump(mode="json")
     assert isinstance(value, PurePosixPath | GuestPlan)
     return str(value)

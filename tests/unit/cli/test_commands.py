@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from nestctl import __version__
 from nestctl.cli import app
+from nestctl.cli.lab import Template
 from nestctl.errors import ExitCode
 from nestctl.lab.parse import read_lab
 from nestctl.lab.store import keep_lab
@@ -53,7 +54,7 @@ def test_help_is_grouped_and_has_examples_and_exit_codes() -> None:
 
 
 def test_every_command_has_help() -> None:
-    for name in ("quickstart", "check", "image", "init", "render", "up", "status", "ssh", "bench", "down"):
+    for name in ("quickstart", "check", "image", "init", "schema", "render", "up", "status", "ssh", "bench", "down"):
         assert run(name, "--help").exit_code == 0, name
         assert name in run("--help").stdout
     for name in ("build", "list", "verify", "rm"):
@@ -113,6 +114,33 @@ def test_init_replaces_a_file_only_when_told_to() -> None:
     assert Path("lab.yaml").read_text() == "mine"
     assert run("init", "--force").exit_code == 0
     assert read_lab(Path("lab.yaml")).name == "demo"
+
+
+@pytest.mark.parametrize("template", list(Template))
+def test_init_writes_every_template_with_what_belongs_to_it(template: Template) -> None:
+    result = run("init", "--template", template.value)
+    assert result.exit_code == 0
+    assert read_lab(Path("lab.yaml")).guests
+    written = [path.name for path in Path().iterdir()]
+    assert all(f"'{name}'" in result.stderr for name in written)
+    assert run("init", "--template", template.value).exit_code == ExitCode.USAGE
+
+
+def test_every_template_can_be_asked_for() -> None:
+    assert {path.stem for path in resource("templates", "labs").glob("*.yaml")} == set(Template)
+
+
+def test_an_unknown_template_is_a_usage_error() -> None:
+    result = run("init", "--template", "castle")
+    assert result.exit_code == ExitCode.USAGE
+    assert not Path("lab.yaml").exists()
+
+
+def test_the_schema_is_the_one_in_the_documentation() -> None:
+    printed = json.loads(run("schema", "lab").stdout)
+    documented = Path(__file__).parents[3] / "docs/reference/lab-file.schema.json"
+    assert printed == json.loads(documented.read_text())
+    assert run("schema", "castle").exit_code == ExitCode.USAGE
 
 
 def test_init_needs_the_directory() -> None:

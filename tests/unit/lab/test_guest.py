@@ -43,7 +43,7 @@ def test_another_port_is_no_other_guest() -> None:
 
 def test_other_settings_are_not_changed_behind_the_users_back() -> None:
     with pytest.raises(UsageError, match="'l1' exists with other settings") as raised:
-        decide(PLAN, observed(render_domain(replace(PLAN, digest="0" * 16)), is_running=True))
+        decide(PLAN, observed(render_domain(replace(PLAN, settings={**PLAN.settings, "cpus": 7})), is_running=True))
     assert "nestctl down demo" in raised.value.hint
 
 

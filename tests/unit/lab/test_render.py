@@ -111,7 +111,23 @@ def test_what_is_rendered_can_be_read_back() -> None:
             address=plan.uplink.address,
             is_hypervisor=plan.is_hypervisor,
             digest=plan.digest,
+            settings=plan.settings,
         )
+
+
+def test_settings_that_were_damaged_are_none() -> None:
+    mark = parse_mark(render_domain(plan_of_depth(1)).replace('{"version', "{version"))
+    assert mark
+    assert mark.settings == {}
+
+
+@pytest.mark.parametrize("is_emulated", [True, False])
+def test_words_for_the_kernel_come_last(is_emulated: bool) -> None:
+    lab = Lab(name="demo", guests={"l1": Guest(kernel_args=("mitigations=off", 'a="<&>"'))})
+    line = domain(plans_of(lab, is_emulated=is_emulated)[0]).findtext("os/cmdline")
+    assert line
+    assert line.startswith("console=ttyS0 quiet")
+    assert line.endswith(' mitigations=off a="<&>"')
 
 
 def test_the_type_of_a_domain_is_read() -> None:

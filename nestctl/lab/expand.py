@@ -1,0 +1,198 @@
+"""From a lab as its file declares it to the lab with every guest written out. Pure: rosters come as values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import Any
+
+from jinja2 import StrictUndefined, TemplateError
+from jinja2.sandbox import SandboxedEnvironment
+
+from nestctl.model.declared import DeclaredGuest, DeclaredLab, Defaults
+from nestctl.model.lab import Settings
+
+Location = tuple[str, ...]
+
+# More than any machine runs: counts multiply from level to level.
+MOST_EXPANDED = 20_000
+
+_SUMS = ("labels", "seed")
+_OWN_KEYS = {"guests", "defaults", "count", "for_each"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A row of a roster; `line` is where it is in its file."""
+
+    source: str
+    line: int
+    values: Mapping[str, str]
+
+    def __str__(self) -> str:
+        return f"{self.source}:{self.line}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where something of an expanded lab is declared, and for which row of a roster it was written out."""
+
+    location: Location
+    row: Row | None
+
+
+class ExpansionError(ValueError):
+    """A guest cannot be written out."""
+
+    def __init__(self, origin: Origin, said: str) -> None:
+        super().__init__(said)
+        self.origin = origin
+        self.said = said
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expanded:
+    """A lab as a document of the model `Lab`, and where each of its parts comes from."""
+
+    document: dict[str, Any]
+    origins: dict[Location, Origin] = field(default_factory=dict)
+
+    def trace(self, location: Location) -> Origin:
+        """Find what declares a part of the document: the nearest that is known, and what is below it as it is."""
+        for length in range(len(location), -1, -1):
+            if origin := self.origins.get(location[:length]):
+                return replace(origin, location=origin.location + location[length:])
+        return Origin(location=location, row=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Given:
+    """Settings that are given somewhere, and where."""
+
+    settings: Settings
+    location: Location
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Scope:
+    """What holds for the guests at one place: `defaults` from the outermost on, `suffix` of numbered guests."""
+
+    declared: Location
+    expanded: Location
+    defaults: tuple[_Given, ...]
+    suffix: str = ""
+    row: Row | None = None
+    variables: Mapping[str, Any] | None = None
+
+
+def expand_lab(lab: DeclaredLab, rosters: Mapping[str, tuple[Row, ...]]) -> Expanded:
+    """Write every guest of a lab out: counted ones, those of rosters' rows, each with what it inherits.
+
+    `rosters` has the rows by the text of `for_each`. Raises `ExpansionError` for a guest that cannot be written out.
+    """
+    expanded = Expanded(document={"name": lab.name, "image": lab.image, "guests": {}})
+    scope = _Scope(declared=(), expanded=(), defaults=_defaults((), lab.defaults, ("defaults",)))
+    for name, guest in lab.guests.items():
+        _expand_guests(name, guest, scope, rosters, expanded, expanded.document["guests"])
+    return expanded
+
+
+def list_rosters(guests: Mapping[str, DeclaredGuest], location: Location = ()) -> Iterator[tuple[Location, str]]:
+    """Yield where rosters are named, and their names."""
+    for name, guest in guests.items():
+        here = (*location, "guests", name)
+        if guest.for_each is not None:
+            yield (*here, "for_each"), guest.for_each
+        yield from list_rosters(guest.guests, here)
+
+
+def _expand_guests(
+    name: str,
+    guest: DeclaredGuest,
+    outer: _Scope,
+    rosters: Mapping[str, tuple[Row, ...]],
+    expanded: Expanded,
+    target: dict[str, Any],
+) -> None:
+    for scope in _repeat(guest, outer, rosters):
+        full_name = _render(name, scope, (*outer.declared, "guests", name)) + scope.suffix
+        location = (*outer.expanded, "guests", full_name)
+        inner = replace(scope, declared=(*outer.declared, "guests", name), expanded=location)
+        origin = Origin(location=inner.declared, row=scope.row)
+        if full_name in target:
+            hint = "put something of the row into its name" if guest.for_each else "names are unique"
+            raise ExpansionError(origin, f"gives the name '{full_name}' a second time; {hint}")
+        expanded.origins[location] = origin
+        if len(expanded.origins) > MOST_EXPANDED:
+            raise ExpansionError(origin, f"makes more than {MOST_EXPANDED} guests of this lab")
+        document = _settle(guest, inner, expanded)
+        target[full_name] = document
+        document["guests"] = {}
+        below = replace(inner, defaults=_defaults(inner.defaults, guest.defaults, (*inner.declared, "defaults")))
+        for child, settings in guest.guests.items():
+            _expand_guests(child, settings, below, rosters, expanded, document["guests"])
+
+
+def _repeat(guest: DeclaredGuest, scope: _Scope, rosters: Mapping[str, tuple[Row, ...]]) -> Iterator[_Scope]:
+    """Yield the scope of each guest that a declared one stands for."""
+    if guest.for_each is not None:
+        for number, row in enumerate(rosters[guest.for_each], 1):
+            yield replace(scope, row=row, variables={"row": SimpleNamespace(**row.values), "number": number})
+    elif guest.count is not None:
+        for number in range(1, guest.count + 1):
+            variables = {**(scope.variables or {}), "number": number}
+            yield replace(scope, suffix=f"{scope.suffix}-{number}", variables=variables)
+    else:
+        yield scope
+
+
+def _defaults(outer: tuple[_Given, ...], defaults: Defaults, location: Location) -> tuple[_Given, ...]:
+    return (*outer, _Given(settings=defaults, location=location)) if defaults.model_fields_set else outer
+
+
+def _settle(guest: DeclaredGuest, scope: _Scope, expanded: Expanded) -> dict[str, Any]:
+    """Put together what a guest is given, by the nearest that gives it; labels and seeds add up."""
+    given = (*scope.defaults, _Given(settings=guest, location=scope.declared))
+    document: dict[str, Any] = {}
+    for it in given:
+        for key in it.settings.model_fields_set - _OWN_KEYS - set(_SUMS):
+            document[key] = getattr(it.settings, key)
+            expanded.origins[(*scope.expanded, key)] = Origin(location=(*it.location, key), row=scope.row)
+        if it.settings.labels:
+            document["labels"] = {**document.get("labels", {}), **it.settings.labels}
+        if not it.settings.seed.is_empty:
+            _add_seed(document.setdefault("seed", {}), it, scope, expanded)
+    return document
+
+
+def _add_seed(document: dict[str, Any], given: _Given, scope: _Scope, expanded: Expanded) -> None:
+    for kind, items in given.settings.seed.model_dump().items():
+        there = document.setdefault(kind, [])
+        for index, item in enumerate(items):
+            declared = (*given.location, "seed", kind, str(index))
+            location = (*scope.expanded, "seed", kind, str(len(there)))
+            expanded.origins[location] = Origin(location=declared, row=scope.row)
+            there.append(_render_all(item, scope, declared))
+
+
+def _render_all(value: Any, scope: _Scope, location: Location) -> Any:
+    if isinstance(value, str):
+        return _render(value, scope, location)
+    if isinstance(value, dict):
+        return {key: _render_all(it, scope, (*location, key)) for key, it in value.items()}
+    return [_render_all(it, scope, (*location, str(index))) for index, it in enumerate(value)]
+
+
+def _render(text: str, scope: _Scope, location: Location) -> str:
+    """Fill a text of a guest that stands for many; any other text is taken as it is."""
+    if scope.variables is None or not ("{{" in text or "{%" in text):
+        return text
+    try:
+        return _ENVIRONMENT.from_string(text).render(scope.variables)
+    except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, RecursionError) as error:
+        said = str(error).replace("'types.SimpleNamespace object'", "the row")
+        raise ExpansionError(Origin(location=location, row=scope.row), f"cannot be filled: {said}") from error
+
+
+_ENVIRONMENT = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)

@@ -1,0 +1,81 @@
+"""A lab as its file declares it: with defaults, and guests that stand for many. `nestctl.lab.expand` writes it out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from nestctl.model.lab import MOST_GUESTS, MOST_OUTERMOST, NAME_PATTERN, Name, Settings
+
+# A name, or a text that becomes one when a row of a roster is put into it.
+NameTemplate = Annotated[
+    str, StringConstraints(pattern=rf"({NAME_PATTERN})|(^[^\x00-\x1f]*\{{\{{[^\x00-\x1f]*\}}\}}[^\x00-\x1f]*$)")
+]
+
+_ABOUT_DEFAULTS = "that do not say otherwise themselves; labels and seeds add up"
+
+
+class Defaults(Settings):
+    """Settings of guests that do not say otherwise."""
+
+
+class DeclaredGuest(Settings):
+    """A guest of a lab file, or several that are alike."""
+
+    count: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=MOST_OUTERMOST,
+            description="How many there are of it: NAME-1 and so on, and the guests inside each get its number too.",
+        ),
+    ] = None
+    for_each: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            max_length=1000,
+            description="A roster beside the lab file (.csv with a head line, or .yaml with a list of mappings): one "
+            "guest for each row. '{{ row.COLUMN }}' stands for a value of it in the guest's name and seed, and in "
+            "those of the guests inside.",
+        ),
+    ] = None
+    defaults: Annotated[
+        Defaults, Field(description=f"Settings of the guests inside, at any depth, {_ABOUT_DEFAULTS}.")
+    ] = Defaults()
+    guests: Annotated[
+        Mapping[NameTemplate, DeclaredGuest],
+        Field(max_length=MOST_GUESTS, description="The guests inside this guest, by name; it is a hypervisor then."),
+    ] = {}
+
+    @model_validator(mode="after")
+    def _stands_for_many_in_one_way(self) -> Self:
+        if self.count is not None and self.for_each is not None:
+            raise ValueError("it has 'count' and 'for_each': give one of them")
+        return self
+
+
+class DeclaredLab(BaseModel):
+    """A lab file's content."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, title="Lab")
+
+    name: Annotated[Name, Field(description="The lab's name. A guest's domain is called LAB-GUEST.")]
+    image: Annotated[
+        str,
+        Field(
+            description="The image of every guest: a name of 'nestctl image list', or its beginning. "
+            "When empty, the one that is built from this machine's package sources."
+        ),
+    ] = ""
+    defaults: Annotated[Defaults, Field(description=f"Settings of all guests {_ABOUT_DEFAULTS}.")] = Defaults()
+    guests: Annotated[
+        Mapping[NameTemplate, DeclaredGuest],
+        Field(
+            min_length=1,
+            max_length=MOST_OUTERMOST,
+            description="The guests of this machine, by name. A guest's name is unique in the whole lab.",
+        ),
+    ]

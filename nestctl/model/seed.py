@@ -1,0 +1,93 @@
+"""What a lab file puts into a guest: accounts, files, commands that run once.
+
+Packages are not among it: a guest boots without a package source, and what it needs is in its image.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
+
+# The validation context of a lab file: texts with '{{ }}' in them are looked at once they are filled.
+TEMPLATES = {"has_templates": True}
+
+
+def _matching(pattern: str, meaning: str) -> Any:
+    """Accept texts of a pattern; `meaning` completes "it ..." about one that is not."""
+    compiled = re.compile(pattern)
+
+    def check(value: str, info: ValidationInfo) -> str:
+        is_template = info.context == TEMPLATES and "{{" in value
+        if not is_template and not compiled.fullmatch(value):
+            raise ValueError(f"'{value[:60]}' {meaning}")
+        return value
+
+    return AfterValidator(check)
+
+
+# Debian's useradd takes these; a longer one is no login name (utmp(5)).
+UserName = Annotated[
+    str, _matching(r"[a-z_][a-z0-9_-]{0,31}", "is no account's name: use lower-case letters, digits, dashes")
+]
+SshKey = Annotated[
+    str, _matching(r"[a-z0-9@.-]+ [A-Za-z0-9+/=]+( [^\x00-\x1f]*)?", "is no public key as authorized_keys has it")
+]
+# As long as fits a tar header's name, with no way out of the root directory.
+FilePath = Annotated[
+    str,
+    _matching(r"(?=.{1,100}$)(/(?!\.{1,2}(/|$))[^/\x00-\x1f]+)+", "is no path from '/' of at most 100 characters"),
+]
+Mode = Annotated[str, _matching(r"0?[0-7]{3}", "is no mode in octal, such as '0644'")]
+Command = Annotated[
+    str, Field(min_length=1, max_length=65_536), _matching(r"[^\x00]+", "has a NUL character, which no shell takes")
+]
+
+
+class User(BaseModel):
+    """An account in a guest."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    name: Annotated[UserName, Field(description="The account's name; one that is there already is left as it is.")]
+    ssh_keys: Annotated[
+        tuple[SshKey, ...],
+        Field(strict=False, max_length=50, description="Public keys that may log in, as in authorized_keys."),
+    ] = ()
+
+
+class File(BaseModel):
+    """A file in a guest; it belongs to root."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    path: Annotated[FilePath, Field(description="Where it is, from '/'.")]
+    content: Annotated[str, Field(max_length=1_048_576, description="What is in it, as text.")]
+    mode: Annotated[Mode, Field(description="Who may do what with it, in octal and in quotes.")] = "0644"
+
+
+class Seed(BaseModel):
+    """What is put into a guest before it first boots, and run there once, in this order."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    files: Annotated[
+        tuple[File, ...], Field(strict=False, max_length=200, description="Files, in place before the first boot.")
+    ] = ()
+    users: Annotated[
+        tuple[User, ...], Field(strict=False, max_length=200, description="Accounts, each with a home and Bash.")
+    ] = ()
+    commands: Annotated[
+        tuple[Command, ...],
+        Field(
+            strict=False,
+            max_length=200,
+            description="Shell commands that root runs once, at the end of the first boot. One that fails ends them, "
+            "and 'up' says so.",
+        ),
+    ] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.files or self.users or self.commands)
