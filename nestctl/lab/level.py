@@ -22,11 +22,12 @@ CONSOLE_LINES = 15
 # How long one wait on a console lasts, in seconds, before the domain is asked after.
 _LOOK_AGAIN_S = 5
 
-# Event-driven: tail waits by inotify, and ends when grep has found the line that nestctl-ready.service writes.
+# Event-driven: tail waits by inotify, and ends when grep has found what nestctl-ready.service writes: on a line of its
+# own, or after the prompt of a login that was there first.
 # A console that may not be read (qemu:///system keeps it from an ordinary user) is not waited for.
 _WAIT_FOR_READY = """
 [ ! -e "$1" ] || [ -r "$1" ] || exit 0
-tail -n +1 -F "$1" 2>/dev/null | grep -q -m 1 "^nestctl: ready"
+tail -n +1 -F "$1" 2>/dev/null | grep -q -m 1 "nestctl: ready"
 """
 
 
