@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any, Mapping
 
-from . import capabilities, cpuid, host, kvm, modules, place, software, system
+from . import capabilities, cpuid, host, kvm, modules, place, safety, software, system
 from .fact import Fact, find_out, unknown
 from .tree import Entry, RecordedTree, Tree
 
@@ -59,6 +59,7 @@ def read_files(tree: Tree, architecture: str = "") -> dict[str, Fact]:
         **read,
         **modules.read_facts(tree, kernel, machine),
         **place.read_facts(tree),
+        **safety.read_facts(tree, kernel),
         **software.read_facts(tree),
     }
 

@@ -26,7 +26,7 @@ def assess(facts: Facts) -> Assessment:
         can_accelerate=can_accelerate,
         can_nest=can_nest,
         nests_well=assess_quality(can_nest, findings[Question.QUALITY]),
-        safe_for_tenants=assess_safety(facts),
+        safe_for_tenants=assess_safety(findings[Question.SAFETY]),
         is_emulated=is_emulated(facts),
         choice=_choose(facts, can_accelerate, can_nest),
         findings=tuple(finding for group in findings.values() for finding in group),

@@ -76,7 +76,7 @@ class Assessment:
     """Five questions answered, what follows for labs, and what the answers rest on.
 
     `where_am_i` is YES where the place was found out; its reason names it. `choice` is None where labs cannot run at
-    all.
+    all. `counts_safety` says whether the guests are those of strangers, so that safety is part of the verdict.
     """
 
     where_am_i: Answer
@@ -87,17 +87,27 @@ class Assessment:
     is_emulated: bool
     choice: AcceleratorChoice | None
     findings: tuple[Finding, ...]
+    counts_safety: bool = False
+
+    @property
+    def decisive(self) -> tuple[Answer, ...]:
+        """The answers that make the verdict."""
+        return (self.can_accelerate, self.can_nest, *([self.safe_for_tenants] if self.counts_safety else []))
 
     @property
     def verdict(self) -> Verdict:
-        """Guests can nest with hardware help only if both decisive questions are answered yes; one no makes it no."""
-        verdicts = {self.can_accelerate.verdict, self.can_nest.verdict}
+        """Guests can nest with hardware help only if every decisive question is answered yes; one no makes it no."""
+        verdicts = {answer.verdict for answer in self.decisive}
         return next((verdict for verdict in (Verdict.NO, Verdict.UNKNOWN) if verdict in verdicts), Verdict.YES)
 
     def exit_code(self, *, is_strict: bool = False) -> ExitCode:
-        """Return what the process ends with; where it is strict, a yes with a warning behind it is a no."""
+        """Return what the process ends with; where it is strict, a yes with a warning behind it is a no.
+
+        Warnings about safety are none where guests are one's own.
+        """
         bad = (Status.WARN, Status.FAIL)
-        if is_strict and self.verdict is Verdict.YES and any(finding.status in bad for finding in self.findings):
+        counted = (it for it in self.findings if it.question is not Question.SAFETY or self.counts_safety)
+        if is_strict and self.verdict is Verdict.YES and any(finding.status in bad for finding in counted):
             return ExitCode.NO
         return self.verdict.exit_code
 

@@ -52,10 +52,16 @@ def assess_quality(can_nest: Answer, findings: Sequence[Finding]) -> Answer:
     return Answer(verdict=Verdict.YES, reason=f"but {len(weak)} warnings: {', '.join(it.name for it in weak)}")
 
 
-def assess_safety(facts: Facts) -> Answer:
-    """Answer whether guests of strangers may be given VMX or SVM here."""
-    del facts
-    return Answer(verdict=Verdict.UNKNOWN, reason="not judged")
+def assess_safety(findings: Sequence[Finding]) -> Answer:
+    """Answer whether guests of strangers may be given VMX or SVM here, from the findings about that.
+
+    NO where one of them warns; UNKNOWN where none does, and something could not be looked at.
+    """
+    for statuses, verdict in (((Status.FAIL, Status.WARN), Verdict.NO), ((Status.UNKNOWN,), Verdict.UNKNOWN)):
+        if summaries := [finding.summary for finding in findings if finding.status in statuses]:
+            more = f" (and {len(summaries) - 1} more)" if len(summaries) > 1 else ""
+            return Answer(verdict=verdict, reason=summaries[0] + more)
+    return Answer(verdict=Verdict.YES, reason="nothing that was looked at is open")
 
 
 def assess_acceleration(facts: Facts) -> Answer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from nestctl.check.findings import Assessment, Finding, Question, Status, Verdict
@@ -22,6 +22,12 @@ HEADLINES = {
     Verdict.YES: "guests of this machine can nest with hardware help",
     Verdict.NO: "guests of this machine cannot nest with hardware help",
     Verdict.UNKNOWN: "whether guests of this machine can nest could not be found out",
+}
+
+SAFE_HEADLINES = {
+    Verdict.YES: "guests of strangers can nest here with hardware help",
+    Verdict.NO: "guests of strangers cannot nest here, or should not",
+    Verdict.UNKNOWN: "whether guests of strangers can, and may, nest here could not be found out",
 }
 
 TITLES = {
@@ -49,13 +55,25 @@ class Report:
     collected: Mapping[str, Any]
 
 
+def count_safety(report: Report) -> Report:
+    """Judge for guests of strangers: what is not safe is a failure then, and part of the verdict."""
+    findings = tuple(
+        replace(finding, status=Status.FAIL)
+        if finding.question is Question.SAFETY and finding.status is Status.WARN
+        else finding
+        for finding in report.assessment.findings
+    )
+    return replace(report, assessment=replace(report.assessment, findings=findings, counts_safety=True))
+
+
 def render_json(report: Report) -> dict[str, Any]:
     """Return the document of `nestctl check --json`. Its keys only change with the number in `schema`."""
     assessment = report.assessment
     return {
         "schema": REPORT_SCHEMA,
         "verdict": assessment.verdict,
-        "summary": HEADLINES[assessment.verdict],
+        "summary": _headline(assessment),
+        "counts_safety": assessment.counts_safety,
         "is_emulated": assessment.is_emulated,
         "questions": {question: asdict(answer) for question, answer in assessment.answers.items()},
         "lab": asdict(assessment.choice) if assessment.choice else None,
@@ -67,7 +85,7 @@ def render_json(report: Report) -> dict[str, Any]:
 def render_summary(assessment: Assessment) -> str:
     """Say in a few lines what the findings come to."""
     lines = [
-        f"verdict             {assessment.verdict.upper()}: {HEADLINES[assessment.verdict]}",
+        f"verdict             {assessment.verdict.upper()}: {_headline(assessment)}",
         *(
             f"{TITLES[question]:18}  {answer.verdict}: {answer.reason}"
             for question, answer in assessment.answers.items()
@@ -79,6 +97,10 @@ def render_summary(assessment: Assessment) -> str:
             "this machine        is itself EMULATED: what counts as its hardware is software, and so are its figures"
         )
     return "\n".join(lines)
+
+
+def _headline(assessment: Assessment) -> str:
+    return (SAFE_HEADLINES if assessment.counts_safety else HEADLINES)[assessment.verdict]
 
 
 def render_choice(assessment: Assessment) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +22,16 @@ LEFT_OUT = """\
 Left out: host names, serial numbers, UUIDs, addresses, people's names, command lines; of the boot line, modprobe.d and
 the kernel's log all that is not about virtualization. Look at it before you send it: tar -tvzf FILE.
 """
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Output:
+    """What becomes of a report, and what counts in it."""
+
+    as_json: bool
+    strict: bool
+    untrusted: bool
+    record: Path | None
 
 
 def check(
@@ -57,6 +67,9 @@ def check(
     strict: Annotated[
         bool, typer.Option("--strict", help="Count warnings: a yes with a warning behind it ends with exit code 1.")
     ] = False,
+    untrusted: Annotated[
+        bool, typer.Option("--untrusted", help="Guests are of strangers: not safe for tenants is a no.")
+    ] = False,
     root: Annotated[
         Path | None,
         typer.Option("--root", metavar="PATH", help="Judge a recorded machine: a directory or a .tar.gz of one."),
@@ -69,29 +82,30 @@ def check(
     """Say whether guests of a machine can nest, and prove it by running code there.
 
     Exit code 0: guests can nest with hardware help. 1: they cannot (labs may still be emulated). 3: not found out.
-    With '--strict', 1 also where they can and something was warned about.
+    With '--strict', 1 also where they can and something was warned about. With '--untrusted', 0 only where it is safe
+    for tenants too, and 3 where that is not known.
     Of several targets the worst counts: 3 before 1 before 0; those that cannot be reached count as 3.
     """
     from nestctl.errors import UsageError
 
     _expect_sense(has_targets=bool(targets) or inventory is not None, root=root, record=record)
+    output = _Output(as_json=as_json, strict=strict, untrusted=untrusted, record=record)
     if not targets and inventory is None:
         if jobs is not None or timeout_s is not None or limit:
             raise UsageError("'--jobs', '--timeout' and '--limit' are about targets, and none is named.")
         from nestctl.check import check_recording, check_this_machine
 
         report = check_recording(root) if root else check_this_machine(passive=passive, record=record is not None)
-        _print_report(report, as_json=as_json, record=record)
-        raise typer.Exit(report.assessment.exit_code(is_strict=strict))
+        raise typer.Exit(_print_report(report, output))
     if limit and inventory is None:
         raise UsageError("'--limit' is about an inventory, and none is given.")
     found = _find_targets(targets or (), inventory, limit)
     options = (jobs or DEFAULT_JOBS, timeout_s or DEFAULT_TIMEOUT_S, passive)
     if len(found) == 1 and inventory is None:
-        raise typer.Exit(_check_one(found[0], *options, as_json=as_json, strict=strict, record=record))
+        raise typer.Exit(_check_one(found[0], *options, output))
     if record:
         raise UsageError(f"'--record' is about one machine, and there are {len(found)} targets.")
-    raise typer.Exit(_check_many(found, *options, as_json=as_json, strict=strict))
+    raise typer.Exit(_check_many(found, *options, output))
 
 
 def _expect_sense(*, has_targets: bool, root: Path | None, record: Path | None) -> None:
@@ -114,28 +128,25 @@ def _find_targets(names: list[str] | tuple[()], inventory: str | None, limit: st
     return tuple({target.name: target for target in found}.values())
 
 
-def _check_one(
-    target: Target, jobs: int, timeout_s: float, passive: bool, *, as_json: bool, strict: bool, record: Path | None
-) -> ExitCode:
+def _check_one(target: Target, jobs: int, timeout_s: float, passive: bool, output: _Output) -> ExitCode:
     from nestctl.targets.check import check_targets
 
-    (outcome,) = check_targets((target,), jobs=jobs, timeout_s=timeout_s, passive=passive, record=record is not None)
+    record = output.record is not None
+    (outcome,) = check_targets((target,), jobs=jobs, timeout_s=timeout_s, passive=passive, record=record)
     if outcome.report is None:
         raise outcome.error or AssertionError
-    _print_report(outcome.report, as_json=as_json, record=record)
-    return outcome.report.assessment.exit_code(is_strict=strict)
+    return _print_report(outcome.report, output)
 
 
-def _check_many(
-    targets: tuple[Target, ...], jobs: int, timeout_s: float, passive: bool, *, as_json: bool, strict: bool
-) -> ExitCode:
+def _check_many(targets: tuple[Target, ...], jobs: int, timeout_s: float, passive: bool, output: _Output) -> ExitCode:
     from nestctl import console
-    from nestctl.targets.check import check_targets, worst_of
+    from nestctl.targets.check import check_targets, judge_for_strangers, worst_of
     from nestctl.targets.report import make_row, render_count, render_documents, render_rows
 
     checked = check_targets(targets, jobs=jobs, timeout_s=timeout_s, passive=passive)
-    outcomes = (replace(outcome, is_strict=strict) for outcome in checked)
-    if as_json:
+    judged = map(judge_for_strangers, checked) if output.untrusted else checked
+    outcomes = (replace(outcome, is_strict=output.strict) for outcome in judged)
+    if output.as_json:
         exit_codes: list[ExitCode] = []
         for piece in render_documents(outcomes, exit_codes):
             console.print_piece(piece)
@@ -147,17 +158,20 @@ def _check_many(
     return worst_of([row.exit_code for row in rows])
 
 
-def _print_report(report: Report, *, as_json: bool, record: Path | None) -> None:
+def _print_report(report: Report, output: _Output) -> ExitCode:
     from nestctl import console
-    from nestctl.check.report import SUMMARY_INDENT, render_json, render_summary, render_table
+    from nestctl.check.report import SUMMARY_INDENT, count_safety, render_json, render_summary, render_table
 
-    if record:
-        _record(report, record)
-    if as_json:
+    if output.record:
+        _record(report, output.record)
+    if output.untrusted:
+        report = count_safety(report)
+    if output.as_json:
         console.print_json(render_json(report))
     else:
         console.print_hanging(render_summary(report.assessment) + "\n", indent=SUMMARY_INDENT)
         console.print_rich(render_table(report.assessment))
+    return report.assessment.exit_code(is_strict=output.strict)
 
 
 def _record(report: Report, path: Path) -> None:

@@ -148,6 +148,43 @@ class Timing:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Distribution:
+    """ID and VERSION_ID of os-release(5); '' where it does not have one."""
+
+    id: str
+    version: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changelog:
+    """The CVEs that the changelogs of the running kernel's package name; `is_complete` where they were read whole."""
+
+    files: tuple[str, ...]
+    is_complete: bool
+    cves: frozenset[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SafetyFacts:
+    """What bears on whether guests of strangers are safe here.
+
+    `kernel_banner` is /proc/version without who built it; `kernel_signature` only Ubuntu's kernels have.
+    `cpu_vulnerabilities` is what the kernel says of each flaw of the CPU it knows. `ksm_run` is 1 where pages of
+    different guests are merged.
+    """
+
+    kernel_banner: Fact[str]
+    kernel_signature: Fact[str]
+    distribution: Fact[Distribution]
+    live_patches: Fact[tuple[str, ...]]
+    fixed_cves: Fact[Changelog]
+    cpu_vulnerabilities: Fact[Mapping[str, str]]
+    smt_active: Fact[bool]
+    smt_control: Fact[str]
+    ksm_run: Fact[int]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Facts:
     """Everything the check judges about one machine.
 
@@ -198,3 +235,4 @@ class Facts:
     capabilities: Fact[Mapping[str, int]]
     supported_cpuid: Fact[Mapping[str, Registers]]
     vmx_msrs: Fact[Mapping[int, Fact[int]]]
+    safety: SafetyFacts

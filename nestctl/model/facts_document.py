@@ -7,9 +7,11 @@ from typing import Any
 
 from nestctl.errors import NotFoundOutError
 from nestctl.model.facts import (
+    Changelog,
     Container,
     Cpuid,
     Device,
+    Distribution,
     EmulatorCapabilities,
     Fact,
     Facts,
@@ -21,6 +23,7 @@ from nestctl.model.facts import (
     Offers,
     Program,
     Registers,
+    SafetyFacts,
     T,
     Timing,
     Unknown,
@@ -92,6 +95,38 @@ def parse_facts(document: Any) -> Facts:
             kvm, "supported_cpuid", lambda value: {_text(leaf): _registers(words) for leaf, words in value.items()}
         ),
         vmx_msrs=_fact(kvm, "vmx_msrs", _msrs),
+        safety=_safety(host),
+    )
+
+
+def _safety(host: Any) -> SafetyFacts:
+    return SafetyFacts(
+        kernel_banner=_fact(host, "kernel_banner", _text),
+        kernel_signature=_fact(host, "kernel_signature", _text),
+        distribution=_fact(
+            host, "distribution", lambda value: Distribution(id=_text(value["id"]), version=_text(value["version"]))
+        ),
+        live_patches=_fact(host, "live_patches", _texts),
+        fixed_cves=_fact(host, "fixed_cves", _changelog),
+        cpu_vulnerabilities=_fact(
+            host, "cpu_vulnerabilities", lambda value: {_text(name): _text(said) for name, said in value.items()}
+        ),
+        smt_active=_fact(host, "smt_active", _claim),
+        smt_control=_fact(host, "smt_control", _text),
+        ksm_run=_fact(host, "ksm_run", _number),
+    )
+
+
+def _changelog(value: Any) -> Changelog:
+    """Read {files, is_complete, cves: {year: 'number number'}}."""
+    return Changelog(
+        files=_texts(value["files"]),
+        is_complete=_claim(value["is_complete"]),
+        cves=frozenset(
+            f"CVE-{_text(year)}-{number}"
+            for year, numbers in value["cves"].items()
+            for number in _text(numbers).split()
+        ),
     )
 
 

@@ -6,11 +6,11 @@ import queue
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nestctl.adapters.agent import run_agent
 from nestctl.check.assess import assess
-from nestctl.check.report import Report
+from nestctl.check.report import Report, count_safety
 from nestctl.deadline import Deadline
 from nestctl.errors import ExitCode, NestctlError, NotFoundOutError
 from nestctl.model.facts_document import parse_facts
@@ -51,6 +51,11 @@ def check_target(target: Target, *, passive: bool, record: bool, timeout_s: floa
     with open_target(target, deadline) as shell:
         collected = run_agent(shell, ["facts", *flags], deadline=deadline)
     return Report(assessment=assess(parse_facts(collected)), collected=collected)
+
+
+def judge_for_strangers(outcome: Outcome) -> Outcome:
+    """Count safety: the guests of this target are those of strangers."""
+    return replace(outcome, report=count_safety(outcome.report) if outcome.report else None)
 
 
 def check_targets(

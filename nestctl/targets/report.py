@@ -66,8 +66,7 @@ def _obstacle(assessment: Assessment) -> str:
     """Return the reason that decides, of the first answer that is as bad as the verdict; nothing hinders a yes."""
     if assessment.verdict is Verdict.YES:
         return ""
-    decisive = (assessment.can_accelerate, assessment.can_nest)
-    return next((answer.reason for answer in decisive if answer.verdict is assessment.verdict), "")
+    return next((answer.reason for answer in assessment.decisive if answer.verdict is assessment.verdict), "")
 
 
 def render_rows(rows: Sequence[Row]) -> RenderableType:

@@ -54,3 +54,15 @@ def test_strict_ends_with_1_where_something_was_warned_about() -> None:
 def test_a_recorded_machine_and_a_target_exclude_each_other() -> None:
     result = CliRunner().invoke(app, ["--root", machine("intel-old"), "localhost"])
     assert isinstance(result.exception, UsageError)
+
+
+def test_untrusted_counts_safety_and_is_said_in_text_and_json() -> None:
+    plain = json.loads(CliRunner().invoke(app, ["--json", "--passive"]).stdout)
+    strict = CliRunner().invoke(app, ["--json", "--passive", "--untrusted"])
+    document = json.loads(strict.stdout)
+    assert (plain["counts_safety"], document["counts_safety"]) == (False, True)
+    answers = {document["questions"][key]["verdict"] for key in ("can_accelerate", "can_nest", "safe_for_tenants")}
+    verdict = "no" if "no" in answers else "unknown" if "unknown" in answers else "yes"
+    assert document["verdict"] == verdict
+    assert strict.exit_code == {"yes": 0, "no": 1, "unknown": 3}[verdict]
+    assert "strangers" in CliRunner().invoke(app, ["--passive", "--untrusted"]).stdout.splitlines()[0]
