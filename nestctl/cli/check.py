@@ -70,6 +70,10 @@ def check(
     untrusted: Annotated[
         bool, typer.Option("--untrusted", help="Guests are of strangers: not safe for tenants is a no.")
     ] = False,
+    explain: Annotated[
+        str | None,
+        typer.Option("--explain", metavar="FINDING", help="Say what a finding means; 'list' prints all their names."),
+    ] = None,
     root: Annotated[
         Path | None,
         typer.Option("--root", metavar="PATH", help="Judge a recorded machine: a directory or a .tar.gz of one."),
@@ -88,6 +92,8 @@ def check(
     """
     from nestctl.errors import UsageError
 
+    if explain is not None:
+        raise typer.Exit(_explain(explain))
     _expect_sense(has_targets=bool(targets) or inventory is not None, root=root, record=record)
     output = _Output(as_json=as_json, strict=strict, untrusted=untrusted, record=record)
     if not targets and inventory is None:
@@ -106,6 +112,14 @@ def check(
     if record:
         raise UsageError(f"'--record' is about one machine, and there are {len(found)} targets.")
     raise typer.Exit(_check_many(found, *options, output))
+
+
+def _explain(name: str) -> int:
+    from nestctl import console
+    from nestctl.check.explain import explain
+
+    console.print_result(explain(name).rstrip())
+    return 0
 
 
 def _expect_sense(*, has_targets: bool, root: Path | None, record: Path | None) -> None:
