@@ -40,6 +40,18 @@ JSON = st.recursive(
 )
 QUESTIONS = ("device", "api_version", "offers", "loop", "cpuid_exit")
 HOST_FACTS = ("architecture", "kernel", "cpu_model", "cpu_flags", "cpu_count", "memory_mib", "modules")
+SAFETY_FACTS = (
+    "boot_line",
+    "kernel_banner",
+    "kernel_signature",
+    "distribution",
+    "live_patches",
+    "fixed_cves",
+    "cpu_vulnerabilities",
+    "smt_active",
+    "smt_control",
+    "ksm_run",
+)
 
 
 def facts_of(names: tuple[str, ...]) -> st.SearchStrategy[Any]:
@@ -74,3 +86,10 @@ def test_any_answer_of_an_agent(host_facts: Any, kvm: Any, cpuid: Any) -> None:
 def test_any_answers_of_the_cpu(answers: list[tuple[int, int, int, int]]) -> None:
     shown = describe(lambda leaf: Registers(*answers[leaf % len(answers)]))
     assert isinstance(shown["vendor"], str)
+
+
+@given(safety=facts_of(SAFETY_FACTS), kernel=st.sampled_from(["6.1.160", "6.1.0-18-amd64", "5.14.0-1.el9.x86_64"]))
+def test_any_answer_about_safety(safety: dict[str, Any], kernel: str) -> None:
+    host = {"architecture": {"value": "x86_64"}, "kernel": {"value": kernel}, **safety}
+    collected = {"schema": SCHEMA, "host": host, "cpuid": {}, "kvm": {}}
+    assert "safe for tenants" in judge(collected)
