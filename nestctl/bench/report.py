@@ -88,8 +88,9 @@ def format_spread(described: Spread, unit: str) -> str:
     return f"{text} ± {_format(described.mad, max(_digits(described.median), _digits(described.mad) - 2))}"
 
 
-def format_ratio(ratio: Ratio) -> str:
-    text = f"{format_value(ratio.value)}× {ratio.to}"
+def format_ratio(ratio: Ratio, *, names_level: bool = True) -> str:
+    """Write '16.4× L0 [15.5–17.0]', without the level it is compared with where that is clear."""
+    text = f"{format_value(ratio.value)}×" + (f" {ratio.to}" if names_level else "")
     if ratio.interval is None:
         return text
     mark = "" if ratio.is_detectable else f" {SAME}"

@@ -13,6 +13,7 @@ from typing import Protocol
 from nestctl import __version__
 from nestctl.adapters.agent import run_agent
 from nestctl.adapters.shell import Shell
+from nestctl.bench.stats import FEWEST_FOR_INTERVAL
 from nestctl.bench.workloads import AGENT_WORKLOADS, BOOT_IN_GUEST, BOOT_TO_SSH, choose_workloads
 from nestctl.deadline import Deadline
 from nestctl.errors import DeadlineError, NestctlError, UsageError
@@ -30,7 +31,7 @@ from nestctl.model.samples import (
 
 Step = Callable[[str], AbstractContextManager[None]]
 
-ROUNDS_BEFORE_BUDGET = 3  # fewer give no interval
+ROUNDS_BEFORE_BUDGET = FEWEST_FOR_INTERVAL
 NOT_STARTED_HERE = "nestctl did not start this machine"
 
 

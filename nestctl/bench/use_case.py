@@ -36,7 +36,7 @@ def choose_settings(
     Who names the rounds gets them, whatever time they take.
     """
     if is_quick:
-        return Settings(rounds=rounds or 3, samples=2, target_ms=40, workloads=tuple(workloads), seed=seed)
+        return Settings(rounds=rounds or 5, samples=2, target_ms=25, workloads=tuple(workloads), seed=seed)
     budget_s = None if rounds else BUDGET_S
     return Settings(rounds=rounds or 5, budget_s=budget_s, workloads=tuple(workloads), seed=seed)
 

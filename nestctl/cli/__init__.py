@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from nestctl import __version__
-from nestctl.cli.bench import bench
+from nestctl.cli.bench import app as bench_app
 from nestctl.cli.check import check
 from nestctl.cli.image import app as image_app
 from nestctl.cli.lab import down, init, render, schema, ssh, status, up
@@ -132,5 +132,5 @@ app.command(rich_help_panel=_LAB)(render)
 app.command(rich_help_panel=_LAB)(up)
 app.command(rich_help_panel=_LAB)(status)
 app.command(rich_help_panel=_LAB, context_settings={"allow_interspersed_args": False})(ssh)
-app.command(rich_help_panel="Measuring")(bench)
+app.add_typer(bench_app, name="bench", rich_help_panel="Measuring")
 app.command(rich_help_panel=_LAB)(down)

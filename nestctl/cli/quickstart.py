@@ -21,7 +21,7 @@ def quickstart(
     from nestctl import console
     from nestctl.check import check_this_machine
     from nestctl.check.report import render_summary
-    from nestctl.cli.bench import show
+    from nestctl.cli.bench import show_measured
     from nestctl.quickstart import run_quickstart
 
     console.say(render_summary(check_this_machine().assessment) + "\n")
@@ -33,5 +33,5 @@ def quickstart(
         say=console.say,
         warn=console.warn,
     )
-    show(measured, as_json=json)
+    show_measured(measured, as_json=json)
     raise typer.Exit(measured.exit_code)

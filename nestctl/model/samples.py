@@ -125,7 +125,7 @@ class LevelRecord(Frozen):
 class Settings(Frozen):
     """How to measure: visits per level, samples per visit and workload, the time one sample should take.
 
-    No round is begun that would not end within `budget_s`, once three have been done. The order within a round is
+    No round is begun that would not end within `budget_s`, once five have been done. The order within a round is
     drawn with `seed`. An empty list of workloads means all.
     """
 

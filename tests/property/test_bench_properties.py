@@ -19,7 +19,7 @@ from nestctl.model.samples import (
     render_results,
 )
 
-values = st.lists(st.floats(min_value=1e-3, max_value=1e9), min_size=3, max_size=12)
+values = st.lists(st.floats(min_value=1e-3, max_value=1e9), min_size=5, max_size=12)
 texts = st.text(st.characters(codec="utf-8"), max_size=20)
 names = st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True)
 stamps = st.integers(min_value=0, max_value=2**63)

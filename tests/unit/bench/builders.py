@@ -104,10 +104,11 @@ def results(
     *,
     workloads: Sequence[Workload] = WORKLOADS,
     ending: Ending = Ending.COMPLETE,
+    created: str = "2025-01-02T03:04:05+00:00",
 ) -> Results:
     return Results(
         nestctl_version="0.0.0",
-        created="2025-01-02T03:04:05+00:00",
+        created=created,
         title="demo",
         ending=ending,
         settings=Settings(),

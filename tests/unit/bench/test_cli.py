@@ -7,18 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
 from nestctl.bench import use_case
-from nestctl.cli.bench import bench
+from nestctl.cli import app
 from nestctl.model.lab import Lab
 from nestctl.model.samples import parse_results
 from nestctl.paths import resource
 from tests.unit.bench.builders import FakeShell, Machine
-
-app = typer.Typer()
-app.command()(bench)
 
 
 @pytest.fixture
@@ -39,7 +35,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_table_is_printed_and_the_files_are_named(lab: Path) -> None:
-    result = CliRunner().invoke(app, [str(lab), "--rounds", "3", "--output", str(lab.parent / "out")])
+    result = CliRunner().invoke(app, ["bench", str(lab), "--rounds", "5", "--output", str(lab.parent / "out")])
     assert result.exit_code == 0, result.output
     assert "EMULATED" in result.stdout
     assert "3.00× L0 [3.00–3.00]" in result.stdout
@@ -49,10 +45,59 @@ def test_the_table_is_printed_and_the_files_are_named(lab: Path) -> None:
 
 
 def test_json_is_what_was_written(lab: Path) -> None:
-    arguments = [str(lab), "--quick", "--workload", "cpu", "--json", "--output", str(lab.parent / "out")]
+    arguments = ["bench", str(lab), "--quick", "--workload", "cpu", "--json", "--output", str(lab.parent / "out")]
     result = CliRunner().invoke(app, arguments)
     (raw,) = (lab.parent / "out").glob("*.json")
     assert json.loads(result.stdout) == json.loads(raw.read_bytes())
     results = parse_results(result.stdout, source="standard output")
     assert [workload.name for workload in results.workloads] == ["cpu"]
-    assert len(results.calls) == 6
+    assert len(results.calls) == 10
+
+
+def test_a_run_is_the_default_and_can_be_named(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(lab.parent)
+    for words in ([], ["run"], [str(lab)], ["run", str(lab)]):
+        result = CliRunner().invoke(app, ["bench", *words, "--rounds", "1", "--workload", "cpu"])
+        assert result.exit_code == 0, result.output
+        assert "CPU loop" in result.stdout
+    assert [path.suffix for path in (lab.parent / "results").iterdir()].count(".json") >= 1
+
+
+def test_runs_are_listed_shown_and_exported_by_name(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(lab.parent)
+    CliRunner().invoke(app, ["bench", "--rounds", "1", "--workload", "cpu"])
+    (raw,) = Path("results").glob("*.json")
+    Path("results/bench-broken.json").write_text("{}")
+    listed = json.loads(CliRunner().invoke(app, ["bench", "list", "--json"]).stdout)
+    assert [entry["name"] for entry in listed["results"]] == [raw.stem, "bench-broken"]
+    assert "has no schema" in listed["results"][1]["trouble"]
+    table = CliRunner().invoke(app, ["bench", "list"]).stdout
+    assert "l1 EMULATED" in table
+    assert "cannot be read" in table
+    for name in ([], [str(raw)], [raw.stem], [raw.stem.removeprefix("bench-")]):
+        shown = CliRunner().invoke(app, ["bench", "show", *name])
+        assert "3.00× L0" in shown.stdout, shown.output
+    assert json.loads(CliRunner().invoke(app, ["bench", "show", "--json"]).stdout) == json.loads(raw.read_bytes())
+    exported = CliRunner().invoke(app, ["bench", "export", raw.stem, "--format", "md", "--output", "out.md"])
+    assert (exported.exit_code, exported.stdout) == (0, "")
+    assert "| Workload | L0 | l1 (EMULATED) |" in Path("out.md").read_text()
+    assert CliRunner().invoke(app, ["bench", "export", "--format", "csv"]).stdout.startswith("workload,level,")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["show"], "There is no result in 'results'."),
+        (["show", "nothing"], "There is no result file 'nothing'; in 'results' there are: none."),
+        (["export", "--format", "xls"], "There is no format 'xls'."),
+        (["compare", "a", "b", "--threshold", "much"], "'much' is not a percentage such as 5%."),
+        (["compare", "a", "b"], "There is no result file 'a'"),
+    ],
+)
+def test_what_is_not_there_is_a_usage_error(
+    words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["bench", *words])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert said in result.stderr

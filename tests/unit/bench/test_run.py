@@ -93,10 +93,10 @@ def test_the_deadline_ends_the_run_with_what_there_is() -> None:
     assert "ended before" in summarize(results).rows[0].figures[0].not_measured
 
 
-def test_the_budget_leaves_three_rounds() -> None:
+def test_the_budget_leaves_five_rounds() -> None:
     settings = Settings(rounds=50, workloads=("cpu",), budget_s=1e-9)
     results = run_bench([level(FakeShell("L0", itertools.repeat(5)))], settings=settings, deadline=soon())
-    assert len(results.calls) == 3
+    assert len(results.calls) == 5
     assert results.ending is Ending.COMPLETE
 
 

@@ -12,8 +12,8 @@ def test_spread_describes_the_values_and_an_outlier_does_not_move_it() -> None:
 
 
 def test_too_few_values_have_no_interval() -> None:
-    assert ratio_interval([1, 2], [1, 2, 3]) is None
-    assert ratio_interval([1, 2, 3], [1, 2, 3]) is not None
+    assert ratio_interval([1, 2, 3, 4], [1, 2, 3, 4, 5]) is None
+    assert ratio_interval([1, 2, 3, 4, 5], [1, 2, 3, 4, 5]) is not None
 
 
 @pytest.mark.parametrize("count", [5, 10])

@@ -1,0 +1,176 @@
+"""Two runs side by side: what changed by more than the noise, and whether they may be compared at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from nestctl.bench.stats import Spread
+from nestctl.bench.summary import Figure, Ratio, Summary, compare
+from nestctl.errors import UsageError
+from nestctl.model.samples import LevelRecord, Results
+
+ABSENT = "(not there)"
+
+
+class Verdict(StrEnum):
+    DEARER = "dearer"
+    CHEAPER = "cheaper"
+    SAME = "no detectable difference"
+    UNKNOWN = "too few values to say"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """What was not the same in both runs and may be why figures differ. `level` is empty for a whole run."""
+
+    level: str
+    name: str
+    before: str
+    after: str
+
+    def __str__(self) -> str:
+        place = f"{self.level}: " if self.level else ""
+        return f"{place}{self.name}: '{self.before}' against '{self.after}'"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """One workload on one level in both runs; a `ratio` above 1 is dearer after than before, whatever the unit."""
+
+    level: str
+    workload: str
+    title: str
+    unit: str
+    before: Spread
+    after: Spread
+    ratio: Ratio
+    verdict: Verdict
+    is_regression: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """`missing` names what only one of the runs has figures for, with the run that has it."""
+
+    before: Results
+    after: Results
+    threshold: float
+    differences: tuple[Difference, ...]
+    changes: tuple[Change, ...]
+    missing: tuple[str, ...]
+
+    @property
+    def regressions(self) -> tuple[Change, ...]:
+        return tuple(change for change in self.changes if change.is_regression)
+
+
+def compare_runs(before: Summary, after: Summary, *, threshold: float, is_forced: bool = False) -> Comparison:
+    """Compare two runs; a regression is dearer by more than the noise and by more than `threshold` (0.05 is 5 %).
+
+    Raises `UsageError` with the differences when the runs are not of the same machines in the same state, unless it is
+    forced.
+    """
+    differences = tuple(find_differences(before.results, after.results))
+    if differences and not is_forced:
+        listed = "".join(f"\n  {difference}" for difference in differences)
+        raise UsageError(
+            f"The two runs are not of the same machines in the same state:{listed}",
+            hint="Compare them all the same with '--force'; the differences are then part of the answer.",
+        )
+    earlier, later = _figures(before), _figures(after)
+    changes = tuple(
+        change
+        for key, figure in earlier.items()
+        if key in later and (change := _change(figure, later[key], threshold)) is not None
+    )
+    return Comparison(
+        before=before.results,
+        after=after.results,
+        threshold=threshold,
+        differences=differences,
+        changes=changes,
+        missing=tuple(_missing(earlier, later)),
+    )
+
+
+def find_differences(before: Results, after: Results) -> Iterator[Difference]:
+    """Name what the figures depend on and what is not the same: versions, levels, and their fingerprints."""
+    for name in ("nestctl_version",):
+        yield from _differ("", name, getattr(before, name), getattr(after, name))
+    for name in ("samples", "target_ms"):
+        yield from _differ("", name, str(getattr(before.settings, name)), str(getattr(after.settings, name)))
+    earlier, later = ({level.name: level for level in results.levels} for results in (before, after))
+    for level in dict.fromkeys([*earlier, *later]):
+        if level not in earlier or level not in later:
+            yield from _differ(level, "level", _presence(level in earlier), _presence(level in later))
+            continue
+        old, new = _fingerprint(earlier[level]), _fingerprint(later[level])
+        for name in dict.fromkeys([*old, *new]):
+            yield from _differ(level, name, old.get(name, ABSENT), new.get(name, ABSENT))
+
+
+def _differ(level: str, name: str, before: str, after: str) -> Iterator[Difference]:
+    if before != after:
+        yield Difference(level=level, name=name, before=before, after=after)
+
+
+def _presence(is_there: bool) -> str:
+    return "measured" if is_there else ABSENT
+
+
+def _fingerprint(level: LevelRecord) -> dict[str, str]:
+    """What was measured on: a level that never answered has no environment, and then nothing is known of it."""
+    place = {"above": level.above or "", "accelerator": level.accelerator, "emulated": str(level.is_emulated).lower()}
+    return {**place, **level.environment}
+
+
+def _figures(summary: Summary) -> dict[tuple[str, str], Figure]:
+    return {(row.workload.name, figure.level.name): figure for row in summary.rows for figure in row.figures}
+
+
+def _change(before: Figure, after: Figure, threshold: float) -> Change | None:
+    """Compare one figure with its later one; None where one was not measured, or not in the same way."""
+    ratio = compare(after, before) if _can_compare(before, after) else None
+    if ratio is None or before.spread is None or after.spread is None:
+        return None
+    verdict = _judge(ratio)
+    return Change(
+        level=after.level.name,
+        workload=after.workload.name,
+        title=after.workload.title,
+        unit=after.workload.unit,
+        before=before.spread,
+        after=after.spread,
+        ratio=ratio,
+        verdict=verdict,
+        is_regression=verdict is Verdict.DEARER and ratio.value > 1 + threshold,
+    )
+
+
+def _can_compare(before: Figure, after: Figure) -> bool:
+    old, new = before.workload, after.workload
+    return bool(before.values and after.values) and (old.unit, old.scale, old.better) == (
+        new.unit,
+        new.scale,
+        new.better,
+    )
+
+
+def _judge(ratio: Ratio) -> Verdict:
+    if ratio.is_detectable is None:
+        return Verdict.UNKNOWN
+    if not ratio.is_detectable:
+        return Verdict.SAME
+    return Verdict.DEARER if ratio.value > 1 else Verdict.CHEAPER
+
+
+def _missing(before: dict[tuple[str, str], Figure], after: dict[tuple[str, str], Figure]) -> Iterator[str]:
+    for key in dict.fromkeys([*before, *after]):
+        old, new = before.get(key), after.get(key)
+        is_old, is_new = bool(old and old.values), bool(new and new.values)
+        if is_old != is_new:
+            yield f"{key[0]} on {key[1]}: only {'before' if is_old else 'after'}"
+        elif old and new and is_old and not _can_compare(old, new):
+            yield f"{key[0]} on {key[1]}: its unit or scale is not the same"
