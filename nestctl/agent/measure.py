@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator
 
+from .disturbance import difference, read_disturbance
 from .fact import NotFoundOut
 from .fingerprint import read_fingerprint, read_kvm_backend
 from .kvm import CPUID_CODE, LOOP_CODE, open_device, open_micro_guest
@@ -76,10 +77,11 @@ def clock_ns() -> int:
 
 
 def timed(run_operations: Run, operations: int) -> dict[str, int]:
+    before = read_disturbance()
     begin_ns = clock_ns()
     run_operations(operations)
     end_ns = clock_ns()
-    return sample(operations, begin_ns, end_ns)
+    return {**sample(operations, begin_ns, end_ns), **difference(before, read_disturbance())}
 
 
 def sample(operations: int, begin_ns: int, end_ns: int) -> dict[str, int]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from nestctl.bench.stats import Spread
+from nestctl.bench.stats import Interval, Spread
 from nestctl.bench.summary import Figure, Ratio, Summary, compare
 from nestctl.errors import UsageError
 from nestctl.model.samples import LevelRecord, Results
@@ -80,10 +80,11 @@ def compare_runs(before: Summary, after: Summary, *, threshold: float, is_forced
             hint="Compare them all the same with '--force'; the differences are then part of the answer.",
         )
     earlier, later = _figures(before), _figures(after)
+    noises = _noises(before, after)
     changes = tuple(
         change
         for key, figure in earlier.items()
-        if key in later and (change := _change(figure, later[key], threshold)) is not None
+        if key in later and (change := _change(figure, later[key], noises.get(key[0]), threshold)) is not None
     )
     return Comparison(
         before=before.results,
@@ -130,11 +131,22 @@ def _figures(summary: Summary) -> dict[tuple[str, str], Figure]:
     return {(row.workload.name, figure.level.name): figure for row in summary.rows for figure in row.figures}
 
 
-def _change(before: Figure, after: Figure, threshold: float) -> Change | None:
+def _noises(*summaries: Summary) -> dict[str, Interval]:
+    """Take the wider noise of both runs for each workload."""
+    found: dict[str, Interval] = {}
+    for row in (row for summary in summaries for row in summary.rows if row.noise):
+        known = found.get(row.workload.name)
+        if row.noise and (known is None or row.noise.high > known.high):
+            found[row.workload.name] = row.noise
+    return found
+
+
+def _change(before: Figure, after: Figure, noise: Interval | None, threshold: float) -> Change | None:
     """Compare one figure with its later one; None where one was not measured, or not in the same way."""
     ratio = compare(after, before) if _can_compare(before, after) else None
     if ratio is None or before.spread is None or after.spread is None:
         return None
+    ratio = replace(ratio, noise=noise)
     verdict = _judge(ratio)
     return Change(
         level=after.level.name,

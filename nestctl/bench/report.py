@@ -7,7 +7,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from nestctl.bench.stats import FEWEST_FOR_INTERVAL, Spread
-from nestctl.bench.summary import CLOCK_TOLERANCE, Figure, Ratio, Row, Summary
+from nestctl.bench.summary import (
+    CLOCK_TOLERANCE,
+    DISTURBANCE_TOLERANCE,
+    Figure,
+    Ratio,
+    Row,
+    Summary,
+    measured_share,
+    widest,
+)
 from nestctl.model.samples import Ending, LevelRecord
 
 EMULATED = "EMULATED"
@@ -32,11 +41,16 @@ class Cell:
     extent: str
     not_measured: str
     remark: str
+    exits: str
+    flags: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One workload; `hows` and `remarks` say how its figures were taken and what to know about them."""
+    """One workload; `hows` and `remarks` say how its figures were taken and what to know about them.
+
+    `noise` is the ratio of two series of one level, and `finds` the change that would be found four times in five.
+    """
 
     name: str
     title: str
@@ -45,6 +59,8 @@ class Line:
     cells: tuple[Cell, ...]
     hows: tuple[str, ...]
     remarks: tuple[str, ...]
+    noise: str
+    finds: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +104,12 @@ def format_spread(described: Spread, unit: str) -> str:
     return f"{text} ± {_format(described.mad, max(_digits(described.median), _digits(described.mad) - 2))}"
 
 
+def format_percent(fraction: float) -> str:
+    """Write 0.0432 as '4.3 %': two digits, and nothing that is too large to be believed."""
+    percent = fraction * 100
+    return f"{percent:.0f} %" if percent >= 10 else f"{percent:.1f} %"
+
+
 def format_ratio(ratio: Ratio, *, names_level: bool = True) -> str:
     """Write '16.4× L0 [15.5–17.0]', without the level it is compared with where that is clear."""
     text = f"{format_value(ratio.value)}×" + (f" {ratio.to}" if names_level else "")
@@ -120,6 +142,8 @@ def _notes(summary: Summary) -> Iterator[str]:
         yield f"In brackets: 95 % bootstrap interval of the ratio; {SAME} no detectable difference."
     else:
         yield f"Fewer than {FEWEST_FOR_INTERVAL} rounds: too few for an interval, so no ratio says how sure it is."
+    yield from _control_notes(summary)
+    yield from _precision_notes(summary)
     for clock in summary.clocks:
         if clock.drift is not None and clock.is_wrong:
             yield (
@@ -129,6 +153,44 @@ def _notes(summary: Summary) -> Iterator[str]:
     for level in summary.results.levels:
         if failed := [call for call in summary.failures if call.level == level.name]:
             yield f"{level.name}: {len(failed)} of its visits failed, the first with: {failed[0].failure}"
+    share = measured_share(summary.results)
+    if share is not None:
+        yield f"{share:.0%} of the time of all visits was samples; the rest went into starting and calibrating."
+    yield from summary.results.left_out
+
+
+def control_level(summary: Summary) -> str:
+    """Name the level that was measured as if it were two, if there is one."""
+    return next((call.level for call in summary.results.calls if call.is_control), "")
+
+
+def _control_notes(summary: Summary) -> Iterator[str]:
+    if not (name := control_level(summary)):
+        return
+    yield (
+        f"A/A: {name} was visited twice in every round and compared with itself. A ratio inside the interval of that "
+        "is no detectable difference; 'finds 5 %' is the change that would be found four times in five."
+    )
+    if loud := [row.workload.title for row in summary.rows if row.control and _is_unlike_itself(row.control)]:
+        where = ", ".join(loud)
+        yield f"{name} differs from itself in {where}: something else was at work, or it is one time in twenty."
+
+
+def _is_unlike_itself(control: Ratio) -> bool:
+    return control.interval is not None and not control.interval.contains(1.0)
+
+
+def _precision_notes(summary: Summary) -> Iterator[str]:
+    until = summary.results.settings.until
+    if until is None:
+        return
+    interval = widest(summary)
+    reached = "was not reached" if interval is None or interval.half_width > until else "was reached"
+    width = f"; the widest interval is ± {interval.half_width:.1%}" if interval else ""
+    yield (
+        f"Rounds were repeated until ± {until:.1%}, which {reached}{width}. Stopping when the intervals happen to be "
+        "narrow makes them a little too narrow."
+    )
 
 
 def _describe_line(row: Row) -> Line:
@@ -140,6 +202,8 @@ def _describe_line(row: Row) -> Line:
         cells=tuple(_describe_cell(figure) for figure in row.figures),
         hows=tuple(dict.fromkeys(figure.how for figure in row.figures if figure.how)),
         remarks=tuple(f"{figure.level.name}: {figure.remark}" for figure in row.figures if figure.remark),
+        noise=format_ratio(row.control, names_level=False) if row.control else "",
+        finds=f"finds {format_percent(row.detectable)}" if row.detectable is not None else "",
     )
 
 
@@ -157,7 +221,19 @@ def _describe_cell(figure: Figure) -> Cell:
         extent=extent,
         not_measured=figure.not_measured,
         remark=figure.remark,
+        exits="" if figure.exits_per_operation is None else f"{format_value(figure.exits_per_operation)} exits each",
+        flags=tuple(_flags(figure)),
     )
+
+
+def _flags(figure: Figure) -> Iterator[str]:
+    samples = len(figure.points) + len(figure.void)
+    if figure.void:
+        yield f"{len(figure.void)} of {samples} samples do not count: {figure.void[0]}"
+    if outliers := sum(point.is_outlier for point in figure.points):
+        yield f"{outliers} of {samples} samples {'is an outlier' if outliers == 1 else 'are outliers'} (kept)"
+    if figure.disturbed:
+        yield f"{figure.disturbed} of {samples} samples had no CPU for over {DISTURBANCE_TOLERANCE:.0%} of their time"
 
 
 def _describe_level(level: LevelRecord, drift: float | None) -> Head:

@@ -6,25 +6,33 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from nestctl.bench.stats import Interval, Spread, ratio_interval, spread
-from nestctl.model.samples import Better, Call, LevelRecord, Outcome, Results, Workload
+from nestctl.bench.stats import Interval, Spread, detectable_effect, is_outlier, ratio_interval, spread
+from nestctl.model.samples import Better, Call, LevelRecord, Outcome, Results, Sample, Workload
 
 CLOCK_TOLERANCE = 0.05
+DISTURBANCE_TOLERANCE = 0.01  # of a sample, spent ready and without a CPU
 NOT_REACHED = "the run ended before it was measured"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ratio:
-    """How many times as dear a level is as the level `to`; above 1 is slower, whatever the unit."""
+    """How many times as dear a level is as the level `to`; above 1 is slower, whatever the unit.
+
+    `noise` is where ratios of two equal series lie in this run, where it had a control.
+    """
 
     to: str
     value: float
     interval: Interval | None
+    noise: Interval | None = None
 
     @property
     def is_detectable(self) -> bool | None:
         """Whether the levels differ by more than the noise; None when there are too few values to say."""
-        return None if self.interval is None else not self.interval.contains(1.0)
+        if self.interval is None:
+            return None
+        is_noise = self.noise is not None and self.noise.contains(self.value)
+        return not self.interval.contains(1.0) and not is_noise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +42,16 @@ class Point:
     round: int
     seconds: float
     value: float
+    is_outlier: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """One workload on one level. `values` has one median per round; without any, `not_measured` says why."""
+    """One workload on one level. `values` has one median per round; without any, `not_measured` says why.
+
+    `exits_per_operation` is what the level's KVM counted; `void` are the reasons of samples that do not count, and
+    `disturbed` is how many of the others were kept from a CPU for more than 1 % of their time.
+    """
 
     level: LevelRecord
     workload: Workload
@@ -49,6 +62,9 @@ class Figure:
     not_measured: str = ""
     how: str = ""
     remark: str = ""
+    exits_per_operation: float | None = None
+    void: tuple[str, ...] = ()
+    disturbed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +81,21 @@ class ClockCheck:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
+    """One workload at every level. `control` is the ratio of two series of one level: 1, but for the noise."""
+
     workload: Workload
     figures: tuple[Figure, ...]
+    control: Ratio | None = None
+
+    @property
+    def noise(self) -> Interval | None:
+        """Where the ratio of two equal series lies, whichever is divided by the other."""
+        return self.control.interval.with_inverse() if self.control and self.control.interval else None
+
+    @property
+    def detectable(self) -> float | None:
+        """The change that would be found four times in five: 0.04 is 4 %."""
+        return detectable_effect(self.control.interval) if self.control and self.control.interval else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,18 +136,45 @@ def check_clock(level: str, calls: Iterable[Call]) -> ClockCheck:
     return ClockCheck(level=level, drift=min(by_begin, by_end, key=abs))
 
 
+def widest(summary: Summary) -> Interval | None:
+    """Find the least certain ratio of a level to the one above; None where a ratio has no interval yet."""
+    ratios = [figure.ratios[0] for row in summary.rows for figure in row.figures if figure.points and figure.ratios]
+    intervals = [ratio.interval for ratio in ratios if ratio.interval]
+    if not intervals or len(intervals) < len(ratios):
+        return None
+    return max(intervals, key=lambda interval: interval.half_width)
+
+
+def measured_share(results: Results) -> float | None:
+    """Say which part of the time of all visits was samples; the rest is what measuring costs besides."""
+    visits_ns = sum(call.host_end_ns - call.host_begin_ns for call in results.calls if not call.failure)
+    samples = (sample for call in results.calls for outcome in call.outcomes for sample in outcome.samples)
+    return sum(sample.elapsed_ns for sample in samples) / visits_ns if visits_ns > 0 else None
+
+
 def _summarize_row(results: Results, workload: Workload) -> Row:
     figures = {level.name: _summarize_figure(results, level, workload) for level in results.levels}
-    return Row(workload=workload, figures=tuple(_with_ratios(figure, figures) for figure in figures.values()))
+    row = Row(workload=workload, figures=(), control=_compare_control(results, workload, figures))
+    return replace(row, figures=tuple(_with_ratios(figure, figures, row.noise) for figure in figures.values()))
 
 
-def _summarize_figure(results: Results, level: LevelRecord, workload: Workload) -> Figure:
-    calls = [call for call in results.calls if call.level == level.name]
-    given = [outcome for outcome in level.outcomes if outcome.workload == workload.name]
+def _compare_control(results: Results, workload: Workload, figures: dict[str, Figure]) -> Ratio | None:
+    """Compare the second series of the control's level with its first."""
+    controls = {call.level for call in results.calls if call.is_control}
+    if not controls:
+        return None
+    first = figures[controls.pop()]
+    return compare(_summarize_figure(results, first.level, workload, is_control=True), first)
+
+
+def _summarize_figure(results: Results, level: LevelRecord, workload: Workload, *, is_control: bool = False) -> Figure:
+    calls = [call for call in results.calls if call.level == level.name and call.is_control == is_control]
+    given = [outcome for outcome in level.outcomes if outcome.workload == workload.name and not is_control]
     taken = [(call, outcome) for call in calls for outcome in call.outcomes if outcome.workload == workload.name]
     outcomes = given + [outcome for _, outcome in taken]
     values = [workload.value(sample) for outcome in given for sample in outcome.samples]
-    values += [_median(workload, outcome) for _, outcome in taken if outcome.samples]
+    values += [_median(workload, outcome) for _, outcome in taken if _valid(outcome)]
+    samples = [sample for outcome in outcomes for sample in _valid(outcome)]
     return Figure(
         level=level,
         workload=workload,
@@ -128,25 +184,50 @@ def _summarize_figure(results: Results, level: LevelRecord, workload: Workload) 
         not_measured="" if values else _reason(outcomes, calls),
         how=_last(outcome.how for outcome in outcomes),
         remark=_last(outcome.remark for outcome in outcomes),
+        exits_per_operation=_exits(samples),
+        void=tuple(sample.void for outcome in outcomes for sample in outcome.samples if sample.void),
+        disturbed=sum(_is_disturbed(sample) for sample in samples),
     )
 
 
+def _valid(outcome: Outcome) -> tuple[Sample, ...]:
+    return tuple(sample for sample in outcome.samples if not sample.void)
+
+
+def _exits(samples: Sequence[Sample]) -> float | None:
+    counted = [sample.exits / sample.operations for sample in samples if sample.exits is not None]
+    return statistics.median(counted) if counted else None
+
+
+def _is_disturbed(sample: Sample) -> bool:
+    return (sample.waited_ns or 0) + (sample.stolen_ns or 0) > DISTURBANCE_TOLERANCE * sample.elapsed_ns
+
+
 def _median(workload: Workload, outcome: Outcome) -> float:
-    return statistics.median(workload.value(sample) for sample in outcome.samples)
+    return statistics.median(workload.value(sample) for sample in _valid(outcome))
 
 
 def _points(results: Results, workload: Workload, taken: Sequence[tuple[Call, Outcome]]) -> Iterable[Point]:
     """Place each sample on L0's clock, counted back from the end of its call: ending takes less time than starting."""
     start_ns = min((call.host_begin_ns for call in results.calls), default=0)
+    values = [workload.value(sample) for _, outcome in taken for sample in _valid(outcome)]
+    described = spread(values) if values else None
     for call, outcome in taken:
-        for sample in outcome.samples:
+        for sample in _valid(outcome):
             before_end_ns = (call.level_end_ns or 0) - (sample.end_ns or 0)
-            seconds = (call.host_end_ns - before_end_ns - start_ns) / 1e9
-            yield Point(round=call.round, seconds=seconds, value=workload.value(sample))
+            value = workload.value(sample)
+            yield Point(
+                round=call.round,
+                seconds=(call.host_end_ns - before_end_ns - start_ns) / 1e9,
+                value=value,
+                is_outlier=described is not None and is_outlier(value, described),
+            )
 
 
 def _reason(outcomes: Sequence[Outcome], calls: Sequence[Call]) -> str:
-    reasons = [outcome.not_measured for outcome in outcomes] + [call.failure for call in calls if call.failure]
+    reasons = [outcome.not_measured for outcome in outcomes if outcome.not_measured]
+    reasons += [sample.void for outcome in outcomes for sample in outcome.samples]
+    reasons += [call.failure for call in calls if call.failure]
     return reasons[0] if reasons else NOT_REACHED
 
 
@@ -154,11 +235,12 @@ def _last(texts: Iterable[str]) -> str:
     return next((text for text in reversed([*texts]) if text), "")
 
 
-def _with_ratios(figure: Figure, figures: dict[str, Figure]) -> Figure:
+def _with_ratios(figure: Figure, figures: dict[str, Figure], noise: Interval | None) -> Figure:
     """Compare with the level above, and with the top of the tree where that is another."""
     above = _chain(figure.level, figures)
     to = dict.fromkeys([*above[:1], *above[-1:]])
-    return replace(figure, ratios=tuple(ratio for name in to if (ratio := compare(figure, figures[name]))))
+    ratios = (compare(figure, figures[name]) for name in to)
+    return replace(figure, ratios=tuple(replace(ratio, noise=noise) for ratio in ratios if ratio))
 
 
 def _chain(level: LevelRecord, figures: dict[str, Figure]) -> list[str]:

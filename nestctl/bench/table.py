@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nestctl.bench.report import EMULATED, Cell, Head, Line, describe_levels, describe_lines, describe_notes
+from nestctl.bench.report import (
+    EMULATED,
+    Cell,
+    Head,
+    Line,
+    control_level,
+    describe_levels,
+    describe_lines,
+    describe_notes,
+)
 from nestctl.bench.summary import Summary
 
 if TYPE_CHECKING:
@@ -31,8 +40,12 @@ def _table(summary: Summary, lines: tuple[Line, ...]) -> Table:
     table.add_column("Workload")
     for head in describe_levels(summary):
         table.add_column(Text(_head(head)))
+    control = control_level(summary)
+    if control:
+        table.add_column(Text(f"A/A\n{control}"))
     for line in lines:
-        table.add_row(Text(line.title), *(Text(_cell(cell)) for cell in line.cells))
+        noise = [Text(f"{line.noise}\n{line.finds}".strip())] if control else []
+        table.add_row(Text(line.title), *(Text(_cell(cell)) for cell in line.cells), *noise)
     return table
 
 
@@ -41,7 +54,7 @@ def _head(head: Head) -> str:
 
 
 def _cell(cell: Cell) -> str:
-    return "\n".join([cell.figure, *cell.ratios]) if cell.figure else "not measured"
+    return "\n".join([cell.figure, *cell.ratios, *filter(None, [cell.exits])]) if cell.figure else "not measured"
 
 
 def _explain(lines: tuple[Line, ...]) -> list[str]:
@@ -52,4 +65,7 @@ def _explain(lines: tuple[Line, ...]) -> list[str]:
             if cell.not_measured:
                 reasons.setdefault(cell.not_measured, []).append(f"{line.title} on {cell.level}")
     remarks = [f"{line.title} on {remark}." for line in lines for remark in line.remarks]
+    remarks += [
+        f"{line.title} on {cell.level}: {flag}." for line in lines for cell in line.cells for flag in cell.flags
+    ]
     return [f"Not measured: {', '.join(where)}: {reason}." for reason, where in reasons.items()] + remarks

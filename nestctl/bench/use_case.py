@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nestctl.bench.html import Written, write_results
 from nestctl.bench.run import Step, longest_run_s, run_bench
+from nestctl.bench.stats import FEWEST_FOR_INTERVAL
 from nestctl.bench.summary import Summary, summarize
 from nestctl.deadline import Deadline
 from nestctl.errors import ExitCode
@@ -15,7 +16,8 @@ from nestctl.lab.session import open_levels
 from nestctl.model.lab import Lab
 from nestctl.model.samples import Ending, Results, Settings
 
-BUDGET_S = 90.0
+MOST_ROUNDS = 1000
+PRECISION_BUDGET_S = 600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,16 +31,32 @@ class Measured:
 
 
 def choose_settings(
-    *, is_quick: bool = False, rounds: int | None = None, workloads: Sequence[str] = (), seed: int = 0
+    *,
+    is_quick: bool = False,
+    rounds: int | None = None,
+    budget_s: float | None = None,
+    until: float | None = None,
+    workloads: Sequence[str] = (),
+    seed: int = 0,
 ) -> Settings:
-    """Fill in what the user left open: about a minute for two emulated levels, or less than half when quick.
+    """Fill in what the user left open: five rounds, or as many as a named budget or precision takes.
 
-    Who names the rounds gets them, whatever time they take.
+    Who names the rounds gets them, whatever time they take; who names a budget gets it kept, however few rounds it has
+    room for. A precision that cannot be reached ends with the budget, named or not.
     """
-    if is_quick:
-        return Settings(rounds=rounds or 5, samples=2, target_ms=25, workloads=tuple(workloads), seed=seed)
-    budget_s = None if rounds else BUDGET_S
-    return Settings(rounds=rounds or 5, budget_s=budget_s, workloads=tuple(workloads), seed=seed)
+    is_open = budget_s is not None or until is not None
+    samples, target_ms = (2, 25) if is_quick else (3, 100)
+    return Settings(
+        rounds=rounds or (MOST_ROUNDS if is_open else FEWEST_FOR_INTERVAL),
+        fewest_rounds=1 if budget_s is not None else FEWEST_FOR_INTERVAL,
+        budget_s=budget_s if budget_s is not None or until is None else PRECISION_BUDGET_S,
+        until=until,
+        has_control=True,
+        samples=samples,
+        target_ms=target_ms,
+        workloads=tuple(workloads),
+        seed=seed,
+    )
 
 
 def measure_lab(lab: Lab, *, connect: str | None, settings: Settings, directory: Path, step: Step) -> Measured:

@@ -43,9 +43,22 @@ def parse_percent(text: str) -> float:
         percent = float(text.strip().removesuffix("%"))
     except ValueError:
         percent = -1.0
-    if not 0 <= percent <= 1000:
+    if not 0 <= percent <= 1000:  # NaN is refused too
         raise typer.BadParameter(f"'{text}' is not a percentage such as 5%.")
     return percent / 100
+
+
+def parse_duration(text: str) -> float:
+    """Read '90s', '5m', '1h' or '90' as seconds."""
+    units = {"s": 1, "m": 60, "h": 3600}
+    number, unit = (text[:-1], text[-1:]) if text[-1:] in units else (text, "s")
+    try:
+        seconds = float(number) * units[unit]
+    except ValueError:
+        seconds = 0.0
+    if not 1 <= seconds <= 7 * 24 * 3600:
+        raise typer.BadParameter(f"'{text}' is not a time from 1s to 168h, such as 90s or 5m.")
+    return seconds
 
 
 @app.command()
@@ -55,6 +68,14 @@ def run(
     quick: Annotated[bool, typer.Option("--quick", help="Fewer and shorter samples: wider intervals.")] = False,
     rounds: Annotated[
         int | None, typer.Option(min=1, max=1000, help="Visits to every level.", show_default="5")
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Measure as many rounds as fit into this time, such as 90s, 5m or 1h."),
+    ] = None,
+    until: Annotated[
+        str | None,
+        typer.Option(metavar="PERCENT", help="Repeat until every ratio is known to so many per cent, such as 3%."),
     ] = None,
     workload: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Measure only this; repeat for more.")
@@ -70,7 +91,14 @@ def run(
     from nestctl.lab.store import find_lab
 
     seed = secrets.randbelow(1 << 32)
-    settings = choose_settings(is_quick=quick, rounds=rounds, workloads=workload or (), seed=seed)
+    settings = choose_settings(
+        is_quick=quick,
+        rounds=rounds,
+        budget_s=parse_duration(budget) if budget else None,
+        until=parse_percent(until) if until else None,
+        workloads=workload or (),
+        seed=seed,
+    )
     measured = measure_lab(find_lab(lab), connect=connect, settings=settings, directory=output, step=console.step)
     show_measured(measured, as_json=json)
     raise typer.Exit(measured.exit_code)

@@ -14,7 +14,8 @@ from pydantic_core import from_json
 
 from nestctl.errors import FailedError, UsageError
 
-SCHEMA: Final = "nestctl.bench/1"  # its history is in docs/reference/bench-schema.md
+SCHEMA: Final = "nestctl.bench/2"  # its history is in docs/reference/bench-schema.md
+READ_TOO = ("nestctl.bench/1",)  # what came later has a default, so an old file is read as it stands
 
 
 class Frozen(BaseModel):
@@ -37,13 +38,20 @@ class Ending(StrEnum):
 class Sample(Frozen):
     """Some operations and the time they took, by the raw clock of the level that ran them.
 
-    `begin_ns` and `end_ns` are stamps of that clock; a sample that was not stamped (a boot) has none.
+    `begin_ns` and `end_ns` are stamps of that clock; a sample that was not stamped (a boot) has none. `exits` are those
+    that the level's own KVM counted. `waited_ns` is how long the process that measured was ready and had no CPU
+    (Documentation/scheduler/sched-stats.rst), `stolen_ns` what all CPUs of the level were not given by the hypervisor
+    above. A sample that cannot be right is kept and has the reason in `void`.
     """
 
     operations: int = Field(gt=0)
     elapsed_ns: int = Field(gt=0)
     begin_ns: int | None = None
     end_ns: int | None = None
+    exits: int | None = Field(default=None, ge=0)
+    waited_ns: int | None = Field(default=None, ge=0)
+    stolen_ns: int | None = Field(default=None, ge=0)
+    void: str = ""
 
 
 class Workload(Frozen):
@@ -94,11 +102,13 @@ class Measurement(Frozen):
 class Call(Frozen):
     """One visit to a level. `host_*_ns` is L0's raw clock around it, `level_*_ns` the level's own raw clock inside.
 
-    A call that failed has the reason, and no outcomes.
+    A call that failed has the reason, and no outcomes. A control is a second visit of its round to one level, and its
+    figures are compared with those of the first: two series of the same thing, measured as two levels are.
     """
 
     level: str
     round: int = Field(ge=1)
+    is_control: bool = False
     host_begin_ns: int
     host_end_ns: int
     level_begin_ns: int | None = None
@@ -125,11 +135,15 @@ class LevelRecord(Frozen):
 class Settings(Frozen):
     """How to measure: visits per level, samples per visit and workload, the time one sample should take.
 
-    No round is begun that would not end within `budget_s`, once five have been done. The order within a round is
-    drawn with `seed`. An empty list of workloads means all.
+    Once `fewest_rounds` have been done, no round is begun that would not end within `budget_s`, and none when the
+    interval of every ratio has a half width of at most `until` (0.03 is 3 %). The order within a round is drawn with
+    `seed`. An empty list of workloads means all.
     """
 
     rounds: int = Field(default=5, ge=1, le=1000)
+    fewest_rounds: int = Field(default=5, ge=1, le=1000)
+    until: float | None = Field(default=None, gt=0)
+    has_control: bool = False
     samples: int = Field(default=3, ge=1, le=1000)
     target_ms: int = Field(default=100, ge=1, le=60_000)
     budget_s: float | None = Field(default=None, gt=0)
@@ -138,9 +152,9 @@ class Settings(Frozen):
 
 
 class Results(Frozen):
-    """A whole run. `created` is UTC in ISO 8601."""
+    """A whole run. `created` is UTC in ISO 8601; `left_out` has sentences about what could have been measured."""
 
-    schema_: Literal["nestctl.bench/1"] = Field(default=SCHEMA, alias="schema")
+    schema_: Literal["nestctl.bench/2"] = Field(default=SCHEMA, alias="schema")
     nestctl_version: str
     created: str
     title: str
@@ -149,6 +163,7 @@ class Results(Frozen):
     workloads: tuple[Workload, ...]
     levels: tuple[LevelRecord, ...]
     calls: tuple[Call, ...]
+    left_out: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _names_are_known(self) -> Self:
@@ -184,15 +199,17 @@ def parse_results(text: str | bytes, *, source: str) -> Results:
     except ValueError as error:
         raise UsageError(f"'{source}' is no JSON: {error}.") from error
     schema = document.get("schema") if isinstance(document, dict) else None
-    if schema != SCHEMA:
+    if schema in READ_TOO:
+        document["schema"] = SCHEMA
+    elif schema != SCHEMA:
         raise UsageError(
-            f"'{source}' has the schema '{schema}', and this nestctl reads '{SCHEMA}'."
+            f"'{source}' has the schema '{schema}', and this nestctl reads '{SCHEMA}' and older."
             if schema
             else f"'{source}' is no result of 'nestctl bench': it has no schema.",
             hint="Use the version of nestctl that wrote it, or measure again.",
         )
     try:
-        return Results.model_validate_json(text)
+        return Results.model_validate_json(json.dumps(document))
     except ValidationError as error:
         raise UsageError(f"'{source}' does not follow '{SCHEMA}': {_first_mistake(error)}.") from error
 

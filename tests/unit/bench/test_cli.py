@@ -51,7 +51,8 @@ def test_json_is_what_was_written(lab: Path) -> None:
     assert json.loads(result.stdout) == json.loads(raw.read_bytes())
     results = parse_results(result.stdout, source="standard output")
     assert [workload.name for workload in results.workloads] == ["cpu"]
-    assert len(results.calls) == 10
+    assert [call.is_control for call in results.calls].count(True) == 5
+    assert len(results.calls) == 15
 
 
 def test_a_run_is_the_default_and_can_be_named(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,6 +91,9 @@ def test_runs_are_listed_shown_and_exported_by_name(lab: Path, monkeypatch: pyte
         (["show"], "There is no result in 'results'."),
         (["show", "nothing"], "There is no result file 'nothing'; in 'results' there are: none."),
         (["export", "--format", "xls"], "There is no format 'xls'."),
+        (["--budget", "5x"], "'5x' is not a time"),
+        (["--budget", "nan"], "'nan' is not a time"),
+        (["--until", "-3%"], "'-3%' is not a percentage"),
         (["compare", "a", "b", "--threshold", "much"], "'much' is not a percentage such as 5%."),
         (["compare", "a", "b"], "There is no result file 'a'"),
     ],

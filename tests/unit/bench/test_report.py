@@ -14,7 +14,7 @@ from nestctl.bench.stats import Interval, Spread
 from nestctl.bench.summary import Ratio, Summary, summarize
 from nestctl.bench.table import render_table
 from nestctl.bench.use_case import choose_exit_code, choose_settings
-from nestctl.bench.workloads import AGENT_WORKLOADS, WORKLOADS
+from nestctl.bench.workloads import AGENT_WORKLOADS, WORKLOADS, choose_workloads
 from nestctl.errors import ExitCode, PrerequisiteError
 from nestctl.model.samples import Call, Ending, parse_results
 from tests.unit.bench.builders import call, record, results
@@ -176,7 +176,73 @@ def test_the_exit_code_tells_how_the_run_ended() -> None:
 
 
 def test_settings_follow_what_was_asked_for() -> None:
-    default, quick, named = choose_settings(), choose_settings(is_quick=True), choose_settings(rounds=9)
+    default, quick = choose_settings(), choose_settings(is_quick=True)
     assert quick.rounds * quick.samples * quick.target_ms < default.rounds * default.samples * default.target_ms
-    assert default.budget_s
-    assert (named.rounds, named.budget_s) == (9, None)
+    assert default.has_control
+    assert choose_settings(rounds=9).rounds == 9
+    budget = choose_settings(budget_s=300)
+    assert (budget.budget_s, budget.fewest_rounds) == (300, 1)
+    assert budget.rounds > 100
+    until = choose_settings(until=0.03)
+    assert (until.until, until.fewest_rounds, bool(until.budget_s)) == (0.03, 5, True)
+
+
+def with_control(second: int) -> Summary:
+    """The deepest level costs 9000 ns in its own visits, and `second` in those of the control."""
+    calls = [
+        call(level.name, number, "cpu", 1000 * 3**level.depth + 10 * number)
+        for number in range(1, 8)
+        for level in LEVELS
+    ]
+    again = [call("l2", number, "cpu", second - 10 * number) for number in range(1, 8)]
+    controls = [it.model_copy(update={"is_control": True}) for it in again]
+    return summarize(results(LEVELS, [*calls, *controls], workloads=choose_workloads(["cpu"])))
+
+
+def test_the_control_is_shown_with_what_could_have_been_found() -> None:
+    summary = with_control(9080)
+    text = on_terminal(summary)
+    assert "A/A" in text
+    assert re.search(r"finds [\d.]+ %", text)
+    assert "A/A: l2 was visited twice" in text
+    assert summary.rows[0].control is not None
+    assert summary.rows[0].control.is_detectable is False
+    page = html.render_report(summary)
+    assert "A/A " in page
+    assert "differs from itself" not in text
+
+
+def test_a_level_that_differs_from_itself_is_said_and_hides_smaller_differences() -> None:
+    summary = with_control(27000)
+    assert "l2 differs from itself in CPU loop" in on_terminal(summary)
+    (row,) = summary.rows
+    # Three times as dear as the level above, and the same level came out three times as dear as itself.
+    assert [ratio.is_detectable for ratio in row.figures[2].ratios] == [False, True]
+
+
+def test_void_samples_outliers_and_disturbed_ones_are_kept_and_said() -> None:
+    def changed(number: int, **changes: object) -> Call:
+        (outcome,) = (it := call("l1", number, "cpu", 5000 + number)).outcomes
+        (sample,) = outcome.samples
+        outcome = outcome.model_copy(update={"samples": (sample.model_copy(update=changes),)})
+        return it.model_copy(update={"outcomes": (outcome,)})
+
+    calls = [changed(number) for number in range(1, 8)]
+    calls += [changed(8, elapsed_ns=90_000), changed(9, void="the exits do not add up"), changed(10, waited_ns=500)]
+    summary = summarize(results(LEVELS, calls, workloads=choose_workloads(["cpu"])))
+    figure = summary.rows[0].figures[1]
+    assert len(figure.points) == 9
+    assert [point.value for point in figure.points if point.is_outlier] == [90.0]
+    text = on_terminal(summary)
+    assert "1 of 10 samples do not count: the exits do not add up" in text
+    assert "1 of 10 samples is an outlier (kept)" in text
+    assert "1 of 10 samples had no CPU" in text
+    alone = summarize(results(LEVELS, [changed(1, void="no exits")], workloads=choose_workloads(["cpu"])))
+    assert alone.rows[0].figures[1].not_measured == "no exits"
+
+
+def test_exits_per_operation_are_shown() -> None:
+    (outcome,) = (it := call("l1", 1, "cpu", 5000)).outcomes
+    outcome = outcome.model_copy(update={"samples": (outcome.samples[0].model_copy(update={"exits": 2000}),)})
+    summary = summarize(results(LEVELS, [it.model_copy(update={"outcomes": (outcome,)})]))
+    assert "2.00 exits each" in on_terminal(summary)

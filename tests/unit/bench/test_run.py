@@ -6,8 +6,11 @@ import pytest
 
 from nestctl.adapters.process import LocalShell
 from nestctl.agent import measure
-from nestctl.bench.run import parse_boot, run_bench
-from nestctl.bench.summary import summarize
+from nestctl.bench.boot import parse_boot
+from nestctl.bench.report import describe_notes
+from nestctl.bench.run import run_bench
+from nestctl.bench.summary import summarize, widest
+from nestctl.bench.use_case import choose_settings
 from nestctl.bench.workloads import AGENT_WORKLOADS, WORKLOADS, choose_workloads
 from nestctl.deadline import Deadline
 from nestctl.errors import UsageError
@@ -94,10 +97,61 @@ def test_the_deadline_ends_the_run_with_what_there_is() -> None:
 
 
 def test_the_budget_leaves_five_rounds() -> None:
-    settings = Settings(rounds=50, workloads=("cpu",), budget_s=1e-9)
+    settings = Settings(rounds=50, fewest_rounds=5, workloads=("cpu",), budget_s=1e-9)
     results = run_bench([level(FakeShell("L0", itertools.repeat(5)))], settings=settings, deadline=soon())
     assert len(results.calls) == 5
     assert results.ending is Ending.COMPLETE
+
+
+def test_a_budget_that_was_named_is_kept_however_few_rounds_it_has_room_for() -> None:
+    settings = choose_settings(budget_s=1e-9, workloads=("cpu",))
+    results = run_bench([level(FakeShell("L0", itertools.repeat(5)))], settings=settings, deadline=soon())
+    assert {call.round for call in results.calls} == {1}
+
+
+def test_the_control_is_a_second_visit_of_the_deepest_level_in_every_round() -> None:
+    levels = [
+        level(FakeShell("L0", itertools.repeat(5))),
+        level(FakeShell("l1", itertools.repeat(9)), above="L0", depth=1),
+    ]
+    settings = Settings(rounds=8, has_control=True, workloads=("cpu",), seed=3)
+    results = run_bench(levels, settings=settings, deadline=soon())
+    visits = [(call.level, call.is_control) for call in results.calls]
+    assert visits.count(("l1", True)) == visits.count(("l1", False)) == visits.count(("L0", False)) == 8
+    assert len(visits) == 24
+    orders = {tuple(visits[start : start + 3]) for start in range(0, 24, 3)}
+    assert len(orders) > 1
+    figure = summarize(results).rows[0].figures[1]
+    assert len(figure.values) == 8
+    assert len(figure.points) == 8
+
+
+def test_rounds_are_repeated_until_every_ratio_is_known_well_enough() -> None:
+    """The first values scatter by half, the later ones not at all: more rounds narrow the interval to the precision."""
+    noise = [100, 150, 60, 140, 70, *[100] * 200]
+    settings = choose_settings(until=0.03, workloads=("cpu",), seed=1)
+    levels = [level(FakeShell("L0", noise)), level(FakeShell("l1", [200] * 300), above="L0", depth=1)]
+    results = run_bench(levels, settings=settings, deadline=soon())
+    rounds = max(call.round for call in results.calls)
+    assert 5 < rounds < 100
+    reached = widest(summarize(results))
+    assert reached is not None
+    assert reached.half_width <= 0.03
+    before = [call for call in results.calls if call.round < rounds]
+    earlier = widest(summarize(results.model_copy(update={"calls": tuple(before)})))
+    assert earlier is None or earlier.half_width > 0.03
+    assert any(
+        "which was reached" in note and "a little too narrow" in note for note in describe_notes(summarize(results))
+    )
+
+
+def test_a_precision_that_is_out_of_reach_ends_with_the_budget_and_says_so() -> None:
+    noise = itertools.cycle([100, 160, 60])
+    levels = [level(FakeShell("L0", noise)), level(FakeShell("l1", [200] * 300), above="L0", depth=1)]
+    settings = choose_settings(until=0.001, workloads=("cpu",), rounds=9)
+    results = run_bench(levels, settings=settings, deadline=soon())
+    assert max(call.round for call in results.calls) == 9
+    assert any("which was not reached" in note for note in describe_notes(summarize(results)))
 
 
 def test_what_a_level_cannot_measure_has_its_reason_and_no_number() -> None:

@@ -1,15 +1,17 @@
 import json
+from pathlib import Path
 
 import pytest
 
+from nestctl.bench.summary import summarize
 from nestctl.errors import FailedError, UsageError
 from nestctl.model.samples import parse_measurement, parse_results, render_results
 from tests.unit.bench.builders import call, record, results
 
 
 def test_an_unknown_schema_is_named_with_the_one_that_is_read() -> None:
-    text = render_results(results([record("L0")], [])).replace("nestctl.bench/1", "nestctl.bench/99")
-    with pytest.raises(UsageError, match=r"'nestctl\.bench/99', and this nestctl reads 'nestctl\.bench/1'"):
+    text = render_results(results([record("L0")], [])).replace("nestctl.bench/2", "nestctl.bench/99")
+    with pytest.raises(UsageError, match=r"'nestctl\.bench/99', and this nestctl reads 'nestctl\.bench/2' and older"):
         parse_results(text, source="old.json")
 
 
@@ -37,3 +39,15 @@ def test_two_levels_of_one_name_are_refused() -> None:
 def test_an_agent_that_says_something_else_is_a_failure_of_that_machine() -> None:
     with pytest.raises(FailedError, match=r"l1.*begin_ns"):
         parse_measurement({"schema": "nestctl.measure/1"}, where="l1")
+
+
+def test_a_file_of_the_first_schema_is_read_as_it_stands() -> None:
+    """Written by nestctl 0.1 in a run of one round (the fingerprints are shortened)."""
+    old = (Path(__file__).parent / "recorded" / "bench-1.json").read_bytes()
+    assert json.loads(old)["schema"] == "nestctl.bench/1"
+    read = parse_results(old, source="bench-1.json")
+    assert not any(call.is_control for call in read.calls)
+    summary = summarize(read)
+    assert summary.rows[0].figures[1].ratios
+    assert summary.rows[0].control is None
+    assert json.loads(render_results(read))["schema"] == "nestctl.bench/2"

@@ -1,8 +1,11 @@
+import math
 import random
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from nestctl.bench.stats import ratio_interval, spread
+from nestctl.bench import stats
+from nestctl.bench.stats import Interval, detectable_effect, is_outlier, ratio_interval, spread
 
 
 def test_spread_describes_the_values_and_an_outlier_does_not_move_it() -> None:
@@ -16,15 +19,71 @@ def test_too_few_values_have_no_interval() -> None:
     assert ratio_interval([1, 2, 3, 4, 5], [1, 2, 3, 4, 5]) is not None
 
 
-@pytest.mark.parametrize("count", [5, 10])
-def test_the_interval_covers_the_true_ratio_about_as_often_as_it_says(count: int) -> None:
-    """Two normal series whose medians differ by 1.5, 200 times; 95 % is meant, and 88 % would be far off."""
+Draw = Callable[[random.Random], float]
+
+# What series look like: even noise, noise in proportion, and a machine on which something else runs now and then.
+NOISES: dict[str, Draw] = {
+    "normal": lambda generator: generator.gauss(100, 5),
+    "lognormal": lambda generator: math.exp(generator.gauss(4.6, 0.3)),
+    "disturbed": lambda generator: 100 + generator.expovariate(0.3 if generator.random() < 0.8 else 0.02),
+}
+PAIRS = 400
+
+
+@pytest.fixture
+def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds of intervals: a quarter of the draws moves their ends by little."""
+    monkeypatch.setattr(stats, "DRAWS", 1000)
+
+
+def intervals(draw: Draw, count: int, factor: float = 1.0, pairs: int = PAIRS) -> Iterator[Interval]:
+    """Draw pairs of series whose true medians differ by `factor`, and return the interval of each."""
     generator = random.Random(7)  # noqa: S311
-    covered = 0
-    for trial in range(200):
-        slow = [generator.gauss(150, 7) for _ in range(count)]
-        fast = [generator.gauss(100, 5) for _ in range(count)]
-        interval = ratio_interval(slow, fast, seed=trial)
+    for trial in range(pairs):
+        first = [factor * draw(generator) for _ in range(count)]
+        second = [draw(generator) for _ in range(count)]
+        interval = ratio_interval(first, second, seed=trial)
         assert interval is not None
-        covered += interval.contains(1.5)
-    assert covered >= 176
+        yield interval
+
+
+@pytest.mark.usefixtures("few_draws")
+@pytest.mark.parametrize("count", [5, 10])
+@pytest.mark.parametrize("noise", NOISES)
+def test_the_interval_covers_the_true_ratio_about_as_often_as_it_says(noise: str, count: int) -> None:
+    """95 % of 400 are 380; with a true 95 % fewer than 368 would come once in 300 such tests."""
+    assert sum(interval.contains(1.5) for interval in intervals(NOISES[noise], count, 1.5)) >= 368
+
+
+@pytest.mark.usefixtures("few_draws")
+@pytest.mark.parametrize("noise", NOISES)
+def test_twenty_pairs_of_equal_series_differ_at_most_as_often_as_stated(noise: str) -> None:
+    assert sum(not interval.contains(1.0) for interval in intervals(NOISES[noise], 5, pairs=20)) <= 1
+
+
+@pytest.mark.usefixtures("few_draws")
+def test_three_values_would_call_equal_series_different_too_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stats, "FEWEST_FOR_INTERVAL", 3)
+    assert sum(not interval.contains(1.0) for interval in intervals(NOISES["normal"], 3)) >= 0.08 * PAIRS
+
+
+@pytest.mark.usefixtures("few_draws")
+def test_the_detectable_effect_is_found_about_four_times_in_five() -> None:
+    """Of twenty values each: with the median of what equal series say, the power must be near 80 %."""
+    draw = NOISES["normal"]
+    effects = sorted(detectable_effect(interval) for interval in intervals(draw, 20, pairs=60))
+    effect = effects[30]
+    found = sum(not interval.contains(1.0) for interval in intervals(draw, 20, 1 + effect, pairs=200))
+    assert 0.7 <= found / 200 <= 0.95
+
+
+def test_half_width_and_inverse_are_of_ratios() -> None:
+    assert Interval(low=0.8, high=1.25).half_width == pytest.approx(0.25)
+    assert Interval(low=0.9, high=1.05).with_inverse() == Interval(low=0.9, high=1 / 0.9)
+    assert Interval(low=1.1, high=1.2).with_inverse() == Interval(low=1 / 1.2, high=1.2)
+
+
+def test_an_outlier_is_far_from_the_others_and_equal_values_have_none() -> None:
+    described = spread([100, 101, 102, 103, 500])
+    assert [is_outlier(value, described) for value in (100, 103, 500)] == [False, False, True]
+    assert not is_outlier(7, spread([5, 5, 5, 7]))

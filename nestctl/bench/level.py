@@ -1,0 +1,30 @@
+"""What bench needs to know of a machine that it measures."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from nestctl.adapters.shell import Shell
+
+
+class Level(Protocol):
+    """A machine to measure, such as `nestctl.lab.session.OpenLevel`.
+
+    `above` names the level whose hypervisor runs it; the top has none. `is_emulated` is also true for a KVM guest of an
+    emulated level. `boot_s` are the seconds from its start to the first answer over SSH, where the lab recorded them.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def depth(self) -> int: ...
+    @property
+    def above(self) -> str | None: ...
+    @property
+    def shell(self) -> Shell: ...
+    @property
+    def is_emulated(self) -> bool: ...
+    @property
+    def accelerator(self) -> str: ...
+    @property
+    def boot_s(self) -> tuple[float, ...]: ...
