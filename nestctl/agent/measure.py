@@ -8,34 +8,28 @@ time. What cannot be measured is said with its reason.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import ctypes
 import itertools
 import mmap
 import os
 import random
 import tempfile
-import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator
+from typing import Any, Callable, Iterator
 
-from .disturbance import difference, read_disturbance
+from . import exits, faults
 from .fact import NotFoundOut
-from .fingerprint import read_fingerprint, read_kvm_backend
-from .kvm import CPUID_CODE, LOOP_CODE, open_device, open_micro_guest
-from .native import CHASE, COPY, COUNT_DOWN, LINE_BYTES, LINK_CYCLE, NotMeasuredError, Routine, address_of
+from .fingerprint import read_fingerprint
+from .memory import Memory
+from .native import CHASE, COPY, COUNT_DOWN, LINE_BYTES, LINK_CYCLE, NotMeasuredError, Routine
+from .sampling import Outcome, clock_ns, take_samples
 
-Outcome = Dict[str, Any]
-Run = Callable[[int], Any]
 Measure = Callable[[int, int], Outcome]
 
 MEMORY_BYTES = 64 << 20
+WALK_MIB = (2, 8, 64)  # in caches and TLBs of the first, of the second level, and in none
 DISK_DIRECTORY = "/var/tmp"  # noqa: S108  a file without a name is made there
 DISK_BYTES = 16 << 20
 BLOCK_BYTES = 4096
-LARGEST_COUNT = (1 << 32) - 1
-MICRO_GUEST_TIMEOUT_S = 60.0
-HARDWARE_BACKENDS = ("kvm_intel", "kvm_amd")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,34 +66,6 @@ def measure_one(name: str, samples: int, target_ns: int) -> Outcome:
     return outcome
 
 
-def clock_ns() -> int:
-    return time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW)
-
-
-def timed(run_operations: Run, operations: int) -> dict[str, int]:
-    before = read_disturbance()
-    begin_ns = clock_ns()
-    run_operations(operations)
-    end_ns = clock_ns()
-    return {**sample(operations, begin_ns, end_ns), **difference(before, read_disturbance())}
-
-
-def sample(operations: int, begin_ns: int, end_ns: int) -> dict[str, int]:
-    return {"operations": operations, "elapsed_ns": end_ns - begin_ns, "begin_ns": begin_ns, "end_ns": end_ns}
-
-
-def take_samples(run_operations: Run, samples: int, target_ns: int, first_count: int) -> list[dict[str, int]]:
-    operations = first_count
-    while True:
-        tried = timed(run_operations, operations)
-        if tried["elapsed_ns"] >= target_ns // 8 or operations > LARGEST_COUNT // 2:
-            break
-        operations *= 2
-    filling = operations * target_ns // max(tried["elapsed_ns"], 1)
-    operations = min(max(filling, 1), LARGEST_COUNT)
-    return [timed(run_operations, operations) for _ in range(samples)]
-
-
 def measure_cpu(samples: int, target_ns: int) -> Outcome:
     """Time a loop in user mode that touches no memory and causes no exit; operations are iterations."""
     count_down = Routine(COUNT_DOWN, 1)
@@ -113,7 +79,7 @@ def measure_memory_bandwidth(samples: int, target_ns: int) -> Outcome:
     """Time copying one half of the buffer to the other; operations are 64-byte lines copied."""
     copy = Routine(COPY, 3)
     lines = MEMORY_BYTES // 2 // LINE_BYTES
-    buffer = _Buffer()
+    buffer = Memory(MEMORY_BYTES, is_huge=True)
     buffer.fill()
 
     def copy_lines(count: int) -> None:
@@ -128,9 +94,25 @@ def measure_memory_bandwidth(samples: int, target_ns: int) -> Outcome:
 
 def measure_memory_latency(samples: int, target_ns: int) -> Outcome:
     """Time loads of which each needs the one before; operations are loads."""
+    return _chase(MEMORY_BYTES, samples, target_ns, is_huge=True)
+
+
+def _chase_of(mib: int, *, is_huge: bool) -> Measure:
+    """Return what times the same in so much memory, only where its pages are those that were asked for."""
+
+    def measure(samples: int, target_ns: int) -> Outcome:
+        return _chase(mib << 20, samples, target_ns, is_huge=is_huge, is_strict=True)
+
+    return measure
+
+
+def _chase(size: int, samples: int, target_ns: int, *, is_huge: bool, is_strict: bool = False) -> Outcome:
     link, chase = Routine(LINK_CYCLE, 2), Routine(CHASE, 2)
-    buffer = _Buffer()
-    link(buffer.start, MEMORY_BYTES // LINE_BYTES)
+    buffer = Memory(size, is_huge=is_huge)
+    link(buffer.start, size // LINE_BYTES)
+    if is_strict:
+        buffer.expect_pages()
+    pages = buffer.describe_pages()
     at = buffer.start
 
     def follow(count: int) -> None:
@@ -139,7 +121,7 @@ def measure_memory_latency(samples: int, target_ns: int) -> Outcome:
 
     return {
         "samples": take_samples(follow, samples, target_ns, first_count=1 << 10),
-        "how": f"machine code follows a scattered cycle through all lines of {MEMORY_BYTES >> 20} MiB: mov rax, [rax]",
+        "how": f"machine code follows a scattered cycle through all lines of {size >> 20} MiB, {pages}: mov rax, [rax]",
     }
 
 
@@ -170,29 +152,27 @@ def measure_disk_read(samples: int, target_ns: int) -> Outcome:
     return {"samples": taken, "how": "4 KiB O_DIRECT pread at random places of 16 MiB, one at a time", "remark": remark}
 
 
-def measure_cpuid_exit(samples: int, target_ns: int) -> Outcome:
-    """Time CPUID in a micro-guest of this machine: an exit of a guest one level below; operations are exits."""
-    with open_device() as device, open_micro_guest(device) as guest, guest.deadline(MICRO_GUEST_TIMEOUT_S):
-        taken = take_samples(lambda count: guest.run(CPUID_CODE, count), samples, target_ns, 1)
-        loop = guest.run(LOOP_CODE, 20_000)
-    backend = read_kvm_backend()
-    if backend not in HARDWARE_BACKENDS:
-        backend = f"{backend or 'an unknown backend'}: software, not the cost of hardware"
-    remark = f"by {backend}; the same loop without CPUID takes {loop.ns_per_turn:.1f} ns per turn"
-    return {
-        "samples": taken,
-        "how": "a guest without operating system in /dev/kvm: cpuid; dec esi; jnz",
-        "remark": remark,
-    }
-
-
 WORKLOADS: dict[str, Measure] = {
     "cpu": measure_cpu,
     "memory_bandwidth": measure_memory_bandwidth,
     "memory_latency": measure_memory_latency,
     "disk_write": measure_disk_write,
     "disk_read": measure_disk_read,
-    "cpuid_exit": measure_cpuid_exit,
+    "cpuid_exit": exits.measure_cpuid_exit,
+    "hypercall_exit": exits.measure_hypercall_exit,
+    "msr_write_exit": exits.measure_msr_write_exit,
+    "port_kernel_exit": exits.measure_port_kernel_exit,
+    "port_user_exit": exits.measure_port_user_exit,
+    "mmio_user_exit": exits.measure_mmio_user_exit,
+    "notify_exit": exits.measure_notify_exit,
+    "timer_exit": exits.measure_timer_exit,
+    "vm_create": exits.measure_vm_create,
+    "vcpu_create": exits.measure_vcpu_create,
+    "first_touch_4k": faults.measure_first_touch_4k,
+    "first_touch_2m": faults.measure_first_touch_2m,
+    "dirty_log": faults.measure_dirty_log,
+    **{f"walk_4k_{mib}m": _chase_of(mib, is_huge=False) for mib in WALK_MIB},
+    **{f"walk_2m_{mib}m": _chase_of(mib, is_huge=True) for mib in WALK_MIB},
 }
 
 
@@ -242,17 +222,3 @@ def file_system_type(directory: str, mountinfo: str = "/proc/self/mountinfo") ->
         if mount.split()[2] == number:
             return source.split()[0]
     return ""
-
-
-class _Buffer:
-    """Memory larger than most caches. Every level asks for huge pages: their defaults differ between systems."""
-
-    def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, MEMORY_BYTES)
-        with contextlib.suppress(OSError):  # a kernel without them; the fingerprint says so
-            self._memory.madvise(mmap.MADV_HUGEPAGE)
-        self.start = address_of(self._memory)
-
-    def fill(self) -> None:
-        """Make every page exist, so that no first touch is timed."""
-        ctypes.memset(self.start, 1, MEMORY_BYTES)

@@ -10,6 +10,7 @@ from nestctl.bench.html import Written, write_results
 from nestctl.bench.run import Step, longest_run_s, run_bench
 from nestctl.bench.stats import FEWEST_FOR_INTERVAL
 from nestctl.bench.summary import Summary, summarize
+from nestctl.bench.workloads import QUICK_WORKLOADS, WORKLOADS
 from nestctl.deadline import Deadline
 from nestctl.errors import ExitCode
 from nestctl.lab.session import open_levels
@@ -54,7 +55,7 @@ def choose_settings(
         has_control=True,
         samples=samples,
         target_ms=target_ms,
-        workloads=tuple(workloads),
+        workloads=tuple(workloads) or (QUICK_WORKLOADS if is_quick else ()),
         seed=seed,
     )
 
@@ -67,7 +68,16 @@ def measure_lab(lab: Lab, *, connect: str | None, settings: Settings, directory:
     with open_levels(lab, connect=connect) as levels:
         deadline = Deadline.after(longest_run_s(levels, settings), f"Measuring '{lab.name}'")
         results = run_bench(levels, settings=settings, deadline=deadline, title=lab.name, step=step)
+    results = results.model_copy(update={"left_out": list_left_out(settings)})
     return Measured(summary=summarize(results), written=write_results(results, directory))
+
+
+def list_left_out(settings: Settings) -> tuple[str, ...]:
+    """Say which workloads a quick run leaves out; who named workloads knows it."""
+    if settings.workloads != QUICK_WORKLOADS:
+        return ()
+    names = [workload.name for workload in WORKLOADS if workload.name not in QUICK_WORKLOADS]
+    return (f"Left out by --quick: {', '.join(names)}.",)
 
 
 def choose_exit_code(results: Results) -> ExitCode:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nestctl.errors import UsageError
-from nestctl.model.samples import Better, Workload
+from nestctl.model.samples import Better, Family, Workload
 
 BOOT_TO_SSH = "boot_to_ssh"
 BOOT_IN_GUEST = "boot_in_guest"
@@ -14,7 +14,7 @@ US_PER_NS = 1e-3
 S_PER_NS = 1e-9
 GIB_PER_LINE_TIMES_NS_PER_S = 64 / 2**30 * 1e9  # operations are 64-byte lines
 
-AGENT_WORKLOADS = (
+SYSTEM_WORKLOADS = (
     Workload(
         name="cpu",
         title="CPU loop",
@@ -22,15 +22,6 @@ AGENT_WORKLOADS = (
         better=Better.LOWER,
         scale=1.0,
         about="one turn of a loop in user mode that touches no memory and leaves to no hypervisor",
-    ),
-    Workload(
-        name="cpuid_exit",
-        title="CPUID exit",
-        unit="µs",
-        better=Better.LOWER,
-        scale=US_PER_NS,
-        about="one exit of a micro-guest of this level to this level's KVM and back: "
-        "what every guest one level below pays",
     ),
     Workload(
         name="memory_latency",
@@ -66,6 +57,65 @@ AGENT_WORKLOADS = (
         about="one random 4 KiB write and fdatasync; how much reaches the real disk is up to the cache mode above",
     ),
 )
+
+
+def _micro(name: str, title: str, about: str, *, unit: str = "µs") -> Workload:
+    scale = {"ns": 1.0, "µs": US_PER_NS}[unit]
+    return Workload(
+        name=name,
+        title=title,
+        unit=unit,
+        better=Better.LOWER,
+        scale=scale,
+        about=about,
+        family=Family.MICRO_GUEST,
+    )
+
+
+MICRO_WORKLOADS = (
+    _micro(
+        "cpuid_exit",
+        "CPUID exit",
+        "one exit of a micro-guest of this level to this level's KVM and back: what every guest one level below pays",
+    ),
+    _micro("hypercall_exit", "Hypercall", "a hypercall that this level's KVM does not know"),
+    _micro("msr_write_exit", "MSR write", "writing a model-specific register that this level's KVM ignores"),
+    _micro("port_kernel_exit", "Port read, kernel", "reading a port of the interrupt controller in this kernel"),
+    _micro("port_user_exit", "Port write, user", "writing a port that a program of this level handles, as QEMU does"),
+    _micro("mmio_user_exit", "MMIO write, user", "a store to a device that a program of this level handles"),
+    _micro("notify_exit", "MMIO notification", "a store that wakes a device in this level's kernel, as virtio does"),
+    _micro("timer_exit", "Timer deadline", "setting the TSC deadline of the timer in this level's kernel"),
+    _micro(
+        "first_touch_4k",
+        "First touch, 4 KiB pages",
+        "a guest's first store into each 4 KiB of memory that this level gives in 4 KiB pages, per 4 KiB",
+    ),
+    _micro(
+        "first_touch_2m",
+        "First touch, 2 MiB pages",
+        "the same where this level gives 2 MiB pages, per 4 KiB",
+    ),
+    _micro("dirty_log", "Dirty logging", "a guest's store into a 4 KiB page whose writing is noted, as for migration"),
+    _micro("vm_create", "VM creation", "making a virtual machine without memory and vCPU, and removing it"),
+    _micro("vcpu_create", "vCPU creation", "making a vCPU"),
+)
+
+
+def _walk(pages: str, mib: int) -> Workload:
+    size = {"4k": "4 KiB", "2m": "2 MiB"}[pages]
+    return Workload(
+        name=f"walk_{pages}_{mib}m",
+        title=f"Load, {size} pages, {mib} MiB",
+        unit="ns",
+        better=Better.LOWER,
+        scale=1.0,
+        about=f"one load that waits for the load before it, scattered over {mib} MiB in {size} pages; "
+        "the difference between page sizes is the walk through the page tables of all levels",
+    )
+
+
+WALK_WORKLOADS = tuple(_walk(pages, mib) for mib in (2, 8, 64) for pages in ("4k", "2m"))
+AGENT_WORKLOADS = SYSTEM_WORKLOADS + WALK_WORKLOADS + MICRO_WORKLOADS
 BOOT_WORKLOADS = (
     Workload(
         name=BOOT_TO_SSH,
@@ -74,6 +124,7 @@ BOOT_WORKLOADS = (
         better=Better.LOWER,
         scale=S_PER_NS,
         about="from the start of the domain to the first answer over SSH, by the clock of L0",
+        family=Family.BOOT,
     ),
     Workload(
         name=BOOT_IN_GUEST,
@@ -82,9 +133,24 @@ BOOT_WORKLOADS = (
         better=Better.LOWER,
         scale=S_PER_NS,
         about="from the start of the kernel to the end of the boot, by the guest's systemd",
+        family=Family.BOOT,
     ),
 )
 WORKLOADS = AGENT_WORKLOADS + BOOT_WORKLOADS
+
+# What `--quick` measures: one of each kind.
+QUICK_WORKLOADS = (
+    "cpu",
+    "memory_latency",
+    "memory_bandwidth",
+    "disk_read",
+    "disk_write",
+    "cpuid_exit",
+    "hypercall_exit",
+    "first_touch_4k",
+    BOOT_TO_SSH,
+    BOOT_IN_GUEST,
+)
 
 
 def choose_workloads(names: Sequence[str]) -> tuple[Workload, ...]:

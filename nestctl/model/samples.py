@@ -27,6 +27,14 @@ class Better(StrEnum):
     HIGHER = "higher"
 
 
+class Family(StrEnum):
+    """What runs: a micro-guest without operating system, one level below; a program of the level; or its boot."""
+
+    MICRO_GUEST = "micro-guest"
+    SYSTEM = "system"
+    BOOT = "boot"
+
+
 class Ending(StrEnum):
     """Why a run ended: when it was done, or before, with what had been measured until then."""
 
@@ -66,6 +74,7 @@ class Workload(Frozen):
     better: Better
     scale: float = Field(gt=0)
     about: str = ""
+    family: Family = Family.SYSTEM
 
     def value(self, sample: Sample) -> float:
         if self.better is Better.LOWER:

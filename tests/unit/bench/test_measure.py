@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nestctl.agent import measure, native
+from nestctl.agent import exits, measure, memory, native, sampling
 
 
 def test_routines_do_what_their_names_say() -> None:
@@ -38,8 +38,8 @@ def test_routine_says_why_it_cannot_run_on_another_architecture(monkeypatch: pyt
 
 def test_count_down_ends_and_its_count_is_what_takes_the_time() -> None:
     count_down = native.Routine(native.COUNT_DOWN, 1)
-    short = measure.timed(count_down, 1 << 10)
-    long = measure.timed(count_down, 1 << 24)
+    short = sampling.timed(count_down, 1 << 10)
+    long = sampling.timed(count_down, 1 << 24)
     assert long["elapsed_ns"] > 10 * short["elapsed_ns"]
 
 
@@ -59,24 +59,50 @@ def test_without_dev_kvm_there_is_a_reason_and_no_number(monkeypatch: pytest.Mon
         raise FileNotFoundError(2, "No such file or directory", "/dev/kvm")
         yield 0
 
-    monkeypatch.setattr(measure, "open_device", missing)
+    monkeypatch.setattr(exits, "open_device", missing)
     outcome = measure.measure_one("cpuid_exit", samples=2, target_ns=1_000_000)
     assert outcome["samples"] == []
     assert "/dev/kvm" in outcome["not_measured"]
 
 
-def test_calibration_fills_the_time_and_keeps_the_count_for_all_samples() -> None:
-    clock = 0
+class Clock:
+    """A clock that a workload moves on; `stalls` are added to single runs, by their number."""
 
-    def run(count: int) -> None:
-        nonlocal clock
-        clock += count * 10
+    def __init__(self, ns_per_operation: int, stalls: dict[int, int] | None = None) -> None:
+        self.now_ns = 0
+        self._cost = ns_per_operation
+        self._stalls = stalls or {}
+        self._runs = 0
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measure, "clock_ns", lambda: clock)
-        samples = measure.take_samples(run, samples=3, target_ns=100_000, first_count=1)
+    def run(self, count: int) -> None:
+        self.now_ns += count * self._cost + self._stalls.get(self._runs, 0)
+        self._runs += 1
+
+
+def test_calibration_fills_the_time_and_keeps_the_count_for_all_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(10)
+    monkeypatch.setattr(sampling, "clock_ns", lambda: clock.now_ns)
+    samples = sampling.take_samples(clock.run, samples=3, target_ns=100_000, first_count=1)
     assert [sample["elapsed_ns"] for sample in samples] == [100_000] * 3
     assert [sample["operations"] for sample in samples] == [10_000] * 3
+
+
+def test_a_stall_while_calibrating_does_not_make_samples_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(10, stalls={0: 10**9})
+    monkeypatch.setattr(sampling, "clock_ns", lambda: clock.now_ns)
+    (sample,) = sampling.take_samples(clock.run, samples=1, target_ns=100_000, first_count=1)
+    assert sample["operations"] == 10_000
+
+
+def test_a_sample_never_has_more_operations_than_there_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(10)
+    monkeypatch.setattr(sampling, "clock_ns", lambda: clock.now_ns)
+
+    def run(count: int) -> sampling.SampleRecord:
+        return sampling.timed(clock.run, count)
+
+    samples = sampling.take_timed(run, 2, 100_000, 1, most=100)
+    assert [sample["operations"] for sample in samples] == [100, 100]
 
 
 def test_disk_file_leaves_nothing_and_covers_every_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,7 +128,34 @@ def test_file_system_type_is_read_from_mountinfo(tmp_path: Path) -> None:
     assert measure.file_system_type(str(tmp_path), str(mountinfo)) == "ext4"
 
 
-def test_buffer_can_be_written_everywhere() -> None:
-    buffer = measure._Buffer()
+@pytest.mark.parametrize("is_huge", [True, False])
+def test_memory_is_aligned_can_be_written_everywhere_and_is_empty_when_dropped(is_huge: bool) -> None:
+    size = 4 << 20
+    buffer = memory.Memory(size, is_huge=is_huge)
+    assert buffer.start % memory.HUGE_BYTES == 0
     buffer.fill()
-    assert ctypes.string_at(buffer.start + measure.MEMORY_BYTES - 1, 1) == b"\1"
+    assert ctypes.string_at(buffer.start + size - 1, 1) == b"\1"
+    buffer.drop()
+    assert ctypes.string_at(buffer.start + size - 1, 1) == b"\0"
+    buffer.close()
+
+
+def test_huge_pages_are_read_of_the_mapping_that_holds_the_address() -> None:
+    smaps = (
+        "7f00000000-7f00200000 rw-p 00000000 00:00 0 \nAnonHugePages:      0 kB\n"
+        "7f00200000-7f00600000 rw-p 00000000 00:00 0 \nSize: 4096 kB\nAnonHugePages:   4096 kB\n"
+    )
+    assert memory.read_huge_bytes(0x7F00200000, smaps) == 4 << 20
+    assert memory.read_huge_bytes(0x7F003FFFFF, smaps) == 4 << 20
+    assert memory.read_huge_bytes(0x7F00000000, smaps) == 0
+    assert memory.read_huge_bytes(0x1000, smaps) == 0
+
+
+def test_pages_of_the_wrong_size_are_no_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted, refused = memory.Memory(4 << 20, is_huge=True), memory.Memory(4 << 20, is_huge=False)
+    monkeypatch.setattr(memory, "read_huge_bytes", lambda _address, _smaps: 2 << 20)
+    with pytest.raises(native.NotMeasuredError, match="2 of 4 MiB in 2 MiB pages: too little"):
+        wanted.expect_pages()
+    wanted.expect_pages(touched=2 << 20)
+    with pytest.raises(native.NotMeasuredError, match="which were not wanted"):
+        refused.expect_pages()

@@ -10,7 +10,7 @@ from nestctl.bench.boot import parse_boot
 from nestctl.bench.report import describe_notes
 from nestctl.bench.run import run_bench
 from nestctl.bench.summary import summarize, widest
-from nestctl.bench.use_case import choose_settings
+from nestctl.bench.use_case import choose_settings, list_left_out
 from nestctl.bench.workloads import AGENT_WORKLOADS, WORKLOADS, choose_workloads
 from nestctl.deadline import Deadline
 from nestctl.errors import UsageError
@@ -26,6 +26,15 @@ def soon(timeout_s: float = 60) -> Deadline:
 
 def test_every_workload_of_the_agent_has_its_row_and_the_other_way_round() -> None:
     assert {workload.name for workload in AGENT_WORKLOADS} == set(measure.WORKLOADS)
+
+
+def test_a_quick_run_measures_some_of_them_and_says_what_it_left_out() -> None:
+    quick = choose_settings(is_quick=True)
+    assert {workload.name for workload in choose_workloads(quick.workloads)} < {workload.name for workload in WORKLOADS}
+    (sentence,) = list_left_out(quick)
+    assert "dirty_log" in sentence
+    assert "cpuid_exit" not in sentence
+    assert list_left_out(choose_settings()) == list_left_out(choose_settings(is_quick=True, workloads=("cpu",))) == ()
 
 
 def test_every_round_visits_every_level_once_in_an_order_that_the_seed_repeats() -> None:

@@ -1,0 +1,228 @@
+"""A micro-guest with flat 32-bit memory, an interrupt controller where it is asked for, and counted exits.
+
+It runs a few bytes of machine code and no operating system. Numbers and layouts are those of the kernel's <linux/kvm.h>
+and <asm/kvm.h> for x86_64. Every code ends by writing to `END_PORT`, which nothing in the kernel handles: with an
+interrupt controller in the kernel HLT would wait there instead of coming back.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+import platform
+import signal
+import struct
+from contextlib import ExitStack, contextmanager
+from typing import Any, Iterator
+
+from .fact import NotFoundOut
+from .kvm import (
+    CPUID_ENTRY,
+    CPUID_HEADER,
+    KVM_CREATE_VCPU,
+    KVM_CREATE_VM,
+    KVM_GET_SREGS,
+    KVM_GET_VCPU_MMAP_SIZE,
+    KVM_RUN,
+    KVM_SET_CPUID2,
+    KVM_SET_REGS,
+    KVM_SET_SREGS,
+    KVM_SET_TSS_ADDR,
+    KVM_SET_USER_MEMORY_REGION,
+    MEMORY_REGION,
+    REGISTERS,
+    RFLAGS,
+    RFLAGS_RESERVED,
+    RIP,
+    RUN_EXIT_REASON,
+    RUN_IMMEDIATE_EXIT,
+    SEGMENT_REGISTERS_SIZE,
+    TSS_ADDRESS,
+    read_supported_cpuid,
+)
+from .kvm_stats import Stats
+from .memory import Memory
+from .native import Routine, address_of
+
+KVM_CHECK_EXTENSION = 0xAE03
+KVM_CREATE_IRQCHIP = 0xAE60
+KVM_CAP_TSC_DEADLINE_TIMER = 72
+CPUID_1_ECX_DEADLINE = 1 << 24  # Intel SDM volume 3, 11.5.4.1
+KVM_EXIT_IO = 2
+KVM_EXIT_MMIO = 6
+KVM_MEM_LOG_DIRTY_PAGES = 1
+
+# struct kvm_segment: base limit selector type present dpl db s l g avl unusable padding
+SEGMENT = struct.Struct("=QIH10B")
+CODE_SEGMENT = SEGMENT.pack(0, 0xFFFFFFFF, 8, 0xB, 1, 0, 1, 1, 0, 1, 0, 0, 0)
+DATA_SEGMENT = SEGMENT.pack(0, 0xFFFFFFFF, 16, 0x3, 1, 0, 1, 1, 0, 1, 0, 0, 0)
+SEGMENTS = 6  # cs ds es fs gs ss, at the beginning of struct kvm_sregs
+CR0 = struct.Struct("=Q")
+CR0_AT = 224
+CR0_PROTECTION = 1  # PE (Intel SDM volume 3, 2.5)
+RUN_IO = struct.Struct("=BBH")  # struct kvm_run from 32 on, where the exit reason is KVM_EXIT_IO: direction size port
+RUN_IO_AT = 32
+
+LOW_BYTES = 0x4000
+CODE_ADDRESS = 0x1000
+REGION_ADDRESS = 0x40000000  # 1 GiB: far from the code, and aligned for pages of any size
+END_PORT = 0xF4  # of QEMU's isa-debug-exit, too
+NAMES = {name: place for place, name in enumerate(["eax", "ebx", "ecx", "edx", "esi", "edi", "esp", "ebp"])}
+
+# KVM_RUN again and again, as long as it ends with one exit reason: no interpreter between two exits.
+# rdi: vCPU, rsi: how often, rdx: struct kvm_run, rcx: the reason. Returns how many were not done.
+RUN_AGAIN = bytes.fromhex(
+    "53 4154 4155 4156"  # push rbx, r12, r13, r14
+    "4889f3 4989fc 4989d5 4989ce"  # mov rbx, rsi; mov r12, rdi; mov r13, rdx; mov r14, rcx
+    "b810000000"  # again: mov eax, 16    ioctl (arch/x86/entry/syscalls/syscall_64.tbl)
+    "4c89e7"  # mov rdi, r12
+    "be80ae0000"  # mov esi, 0xae80       KVM_RUN
+    "31d2"  # xor edx, edx
+    "0f05"  # syscall
+    "4885c0 780b"  # test rax, rax; js out
+    "45397508 7505"  # cmp [r13 + 8], r14d; jne out
+    "48ffcb 75df"  # dec rbx; jnz again
+    "4889d8"  # out: mov rax, rbx
+    "415e 415d 415c 5b c3"  # pop r14, r13, r12, rbx; ret
+)
+
+
+class FlatGuest:
+    """One vCPU with flat memory. Everything is given back by `open_flat_guest`."""
+
+    def __init__(self, vcpu: int, low: mmap.mmap, run_area: mmap.mmap, stats: Stats | None, *, no_stats: str) -> None:
+        self.vcpu = vcpu
+        self.no_stats = no_stats
+        self._low = low
+        self._run_area = run_area
+        self._stats = stats
+        self._is_running = False
+        self._run_again = Routine(RUN_AGAIN, 4)
+
+    def load(self, code: bytes, **registers: int) -> None:
+        """Place code, and set registers by their names; the others are 0."""
+        self._low[CODE_ADDRESS : CODE_ADDRESS + len(code)] = code
+        values = [0] * 18
+        for name, value in registers.items():
+            values[NAMES[name]] = value
+        values[RIP] = CODE_ADDRESS
+        values[RFLAGS] = RFLAGS_RESERVED
+        fcntl.ioctl(self.vcpu, KVM_SET_REGS, REGISTERS.pack(*values))
+
+    def run(self) -> None:
+        """Run what was loaded until it writes to `END_PORT`. Raises `NotFoundOut` when it stops in another way."""
+        self._is_running = True
+        try:
+            fcntl.ioctl(self.vcpu, KVM_RUN, 0)
+        finally:
+            self._is_running = False
+        reason, port = self._stopped()
+        if (reason, port) != (KVM_EXIT_IO, END_PORT):
+            raise NotFoundOut(f"The micro-guest stopped with KVM exit reason {reason} where it should have ended.")
+
+    def run_again(self, times: int, reason: int) -> None:
+        """Go on so many times to an exit to user space, in machine code. Raises as `run` does, and `TimeoutError`."""
+        left = self._run_again(self.vcpu, times, address_of(self._run_area), reason)
+        if self._run_area[RUN_IMMEDIATE_EXIT]:
+            raise TimeoutError(errno.ETIMEDOUT, "the micro-guest did not come back in time")
+        if left:
+            raise NotFoundOut(f"The micro-guest stopped with KVM exit reason {self._stopped()[0]}, not {reason}.")
+
+    def read_counters(self) -> dict[str, int]:
+        """Return KVM's counters of this vCPU; empty where the kernel has none."""
+        return self._stats.read() if self._stats else {}
+
+    def _stopped(self) -> tuple[int, int]:
+        (reason,) = struct.unpack_from("=I", self._run_area, RUN_EXIT_REASON)
+        _, _, port = RUN_IO.unpack_from(self._run_area, RUN_IO_AT)
+        return reason, port
+
+    @contextmanager
+    def deadline(self, timeout_s: float) -> Iterator[None]:
+        """End a run with `TimeoutError` when the time is over. Only the main thread may use it: it takes SIGALRM."""
+
+        def interrupt(_number: int, _frame: Any) -> None:
+            # KVM_RUN that is only about to begin sees this byte; one that has begun was woken by the signal.
+            self._run_area[RUN_IMMEDIATE_EXIT] = 1
+            if self._is_running:
+                self._is_running = False
+                raise TimeoutError(errno.ETIMEDOUT, f"the micro-guest did not end within {timeout_s:g} s")
+
+        previous = signal.signal(signal.SIGALRM, interrupt)
+        # It repeats: a first signal may come in the moment between Python's last look and KVM_RUN.
+        signal.setitimer(signal.ITIMER_REAL, timeout_s, 0.02)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, previous)
+            self._run_area[RUN_IMMEDIATE_EXIT] = 0
+
+
+@contextmanager
+def open_flat_guest(
+    device: int, *, has_irqchip: bool = False, region: Memory | None = None, is_logged: bool = False
+) -> Iterator[tuple[int, FlatGuest]]:
+    """Create a virtual machine with one vCPU in flat protected mode, and yield the machine and its guest.
+
+    `region` is mapped at `REGION_ADDRESS`; with `is_logged` KVM notes which of its pages are written. On the way out
+    all of it is gone, whatever happened; the region belongs to the caller.
+    """
+    if platform.machine() != "x86_64":
+        raise NotFoundOut(f"The micro-guest is x86 machine code, and this is {platform.machine()}.")
+    with ExitStack() as stack:
+        machine = fcntl.ioctl(device, KVM_CREATE_VM, 0)
+        stack.callback(os.close, machine)
+        # The address is the argument itself; fcntl takes only signed numbers.
+        fcntl.ioctl(machine, KVM_SET_TSS_ADDR, TSS_ADDRESS - (1 << 32))
+        if has_irqchip:
+            fcntl.ioctl(machine, KVM_CREATE_IRQCHIP, 0)
+        low = stack.enter_context(mmap.mmap(-1, LOW_BYTES))
+        _map(machine, 0, 0, (address_of(low), LOW_BYTES), 0)
+        if region is not None:
+            _map(machine, 1, REGION_ADDRESS, (region.start, region.size), KVM_MEM_LOG_DIRTY_PAGES if is_logged else 0)
+        vcpu = fcntl.ioctl(machine, KVM_CREATE_VCPU, 0)
+        stack.callback(os.close, vcpu)
+        run_area = stack.enter_context(mmap.mmap(vcpu, fcntl.ioctl(device, KVM_GET_VCPU_MMAP_SIZE, 0)))
+        # A bytearray, because fcntl takes no more than 1 KiB of immutable bytes.
+        fcntl.ioctl(vcpu, KVM_SET_CPUID2, _choose_cpuid(device, has_irqchip=has_irqchip))
+        _make_flat(vcpu)
+        stats, no_stats = _open_stats(vcpu)
+        if stats:
+            stack.callback(stats.close)
+        yield machine, FlatGuest(vcpu, low, run_area, stats, no_stats=no_stats)
+
+
+def _map(machine: int, slot: int, address: int, memory: tuple[int, int], flags: int) -> None:
+    start, size = memory
+    region = MEMORY_REGION.pack(slot, flags, address, size, start)
+    fcntl.ioctl(machine, KVM_SET_USER_MEMORY_REGION, region)
+
+
+def _choose_cpuid(device: int, *, has_irqchip: bool) -> bytearray:
+    """Give the guest what KVM supports; the TSC-deadline timer is asked for by another way (api.rst, 4.46)."""
+    raw = bytearray(read_supported_cpuid(device).raw)
+    if has_irqchip and fcntl.ioctl(device, KVM_CHECK_EXTENSION, KVM_CAP_TSC_DEADLINE_TIMER) == 1:
+        for at in range(CPUID_HEADER.size, len(raw), CPUID_ENTRY.size):
+            function, index, flags, eax, ebx, ecx, *rest = CPUID_ENTRY.unpack_from(raw, at)
+            if function == 1:
+                CPUID_ENTRY.pack_into(raw, at, function, index, flags, eax, ebx, ecx | CPUID_1_ECX_DEADLINE, *rest)
+    return raw
+
+
+def _open_stats(vcpu: int) -> tuple[Stats | None, str]:
+    try:
+        return Stats(vcpu), ""
+    except NotFoundOut as reason:
+        return None, str(reason)
+
+
+def _make_flat(vcpu: int) -> None:
+    """Protected mode without paging, with segments of 4 GiB from 0 on (Intel SDM volume 3, 3.2.1)."""
+    registers = bytearray(SEGMENT_REGISTERS_SIZE)
+    fcntl.ioctl(vcpu, KVM_GET_SREGS, registers)
+    registers[: SEGMENT.size * SEGMENTS] = CODE_SEGMENT + DATA_SEGMENT * (SEGMENTS - 1)
+    CR0.pack_into(registers, CR0_AT, CR0.unpack_from(registers, CR0_AT)[0] | CR0_PROTECTION)
+    fcntl.ioctl(vcpu, KVM_SET_SREGS, bytes(registers))

@@ -1,0 +1,59 @@
+"""Take samples: operations are counted and timed, and their count is chosen so that a sample fills its time."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Callable, Dict
+
+from .disturbance import difference, read_disturbance
+
+Outcome = Dict[str, Any]
+SampleRecord = Dict[str, Any]
+Run = Callable[[int], Any]
+Time = Callable[[int], SampleRecord]
+
+LARGEST_COUNT = (1 << 32) - 1
+
+
+def clock_ns() -> int:
+    """CLOCK_MONOTONIC_RAW, which nothing slews, in nanoseconds."""
+    return time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW)
+
+
+def timed(run_operations: Run, operations: int) -> SampleRecord:
+    """Run so many operations, and return them as a sample with what disturbed it."""
+    before = read_disturbance()
+    begin_ns = clock_ns()
+    run_operations(operations)
+    end_ns = clock_ns()
+    return {**sample(operations, begin_ns, end_ns), **difference(before, read_disturbance())}
+
+
+def sample(operations: int, begin_ns: int, end_ns: int) -> SampleRecord:
+    return {"operations": operations, "elapsed_ns": end_ns - begin_ns, "begin_ns": begin_ns, "end_ns": end_ns}
+
+
+def take_samples(run_operations: Run, samples: int, target_ns: int, first_count: int) -> list[SampleRecord]:
+    """Time `run_operations` with the count that fills the time; see `take_timed`."""
+    return take_timed(lambda count: timed(run_operations, count), samples, target_ns, first_count)
+
+
+def take_timed(
+    time_operations: Time, samples: int, target_ns: int, first_count: int, *, most: int = LARGEST_COUNT
+) -> list[SampleRecord]:
+    """Double the count until it takes an eighth of `target_ns`, then take the samples with the one that fills it.
+
+    At most `most` operations are asked for at once; then a sample is as short as those are.
+    """
+    operations = min(first_count, most)
+    while True:
+        elapsed_ns = time_operations(operations)["elapsed_ns"]
+        if elapsed_ns >= target_ns // 8:
+            # Something else may have had the CPU just then: the shorter of two decides.
+            elapsed_ns = min(elapsed_ns, time_operations(operations)["elapsed_ns"])
+        if elapsed_ns >= target_ns // 8 or operations > most // 2:
+            break
+        operations *= 2
+    filling = operations * target_ns // max(elapsed_ns, 1)
+    operations = min(max(filling, 1), most)
+    return [time_operations(operations) for _ in range(samples)]
