@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
-from . import exits, faults
+from . import exits, faults, kernel
 from .fact import NotFoundOut
 from .fingerprint import read_fingerprint
 from .memory import Memory
@@ -158,6 +158,11 @@ WORKLOADS: dict[str, Measure] = {
     "memory_latency": measure_memory_latency,
     "disk_write": measure_disk_write,
     "disk_read": measure_disk_read,
+    "syscall": kernel.measure_syscall,
+    "wake_same_cpu": kernel.measure_wake_same_cpu,
+    "wake_other_cpu": kernel.measure_wake_other_cpu,
+    "fork_exec": kernel.measure_fork_exec,
+    "timer_wake": kernel.measure_timer_wake,
     "cpuid_exit": exits.measure_cpuid_exit,
     "hypercall_exit": exits.measure_hypercall_exit,
     "msr_write_exit": exits.measure_msr_write_exit,

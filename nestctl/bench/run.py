@@ -13,6 +13,8 @@ from nestctl import __version__
 from nestctl.adapters.agent import run_agent
 from nestctl.bench.boot import read_boots, wants_boots
 from nestctl.bench.level import Level
+from nestctl.bench.programs import Program, read_programs
+from nestctl.bench.run_program import run_program
 from nestctl.bench.summary import summarize, widest
 from nestctl.bench.workloads import AGENT_WORKLOADS, choose_workloads
 from nestctl.deadline import Deadline
@@ -114,7 +116,9 @@ class _Visit:
 def _run_rounds(log: _Log, deadline: Deadline, step: Step) -> None:
     settings = log.settings
     names = [workload.name for workload in log.workloads if workload in AGENT_WORKLOADS]
-    if not names:
+    wanted = {workload.name for workload in log.workloads}
+    programs = [program for program in read_programs() if program.name in wanted]
+    if not names and not programs:
         return
     begun_s, longest_s = time.monotonic(), 0.0
     for number, visits in enumerate(_plan_rounds(log.levels, settings), start=1):
@@ -124,7 +128,10 @@ def _run_rounds(log: _Log, deadline: Deadline, step: Step) -> None:
             return
         with step(f"Round {number} of at most {settings.rounds}: {', '.join(map(str, visits))}"):
             for visit in visits:
-                log.calls.append(_measure(visit, number, names, deadline, log))
+                if names:
+                    log.calls.append(_measure(visit, number, names, deadline, log))
+                for program in programs:
+                    log.calls.append(_run_program(program, visit, number, deadline, log))
         longest_s = max(longest_s, time.monotonic() - begun_s - spent_s)
 
 
@@ -164,12 +171,39 @@ def _measure(visit: _Visit, number: int, names: Sequence[str], deadline: Deadlin
     return call.model_copy(update={**stamps, "outcomes": measured.outcomes})
 
 
+def _run_program(program: Program, visit: _Visit, number: int, deadline: Deadline, log: _Log) -> Call:
+    """Run a program once on one level; it is a call of its own, with L0's clock around it."""
+    level = visit.level
+    above = next((other for other in log.levels if other.name == level.above), None)
+    timeout_s = min(_timeout_s(level, 1, log.settings), deadline.remaining_s)
+    begin_ns = _clock_ns()
+    try:
+        outcome = run_program(
+            program, level, above, Deadline.after(timeout_s, f"'{program.program}' on '{level.name}'")
+        )
+    except NestctlError as error:
+        deadline.check()
+        outcome = Outcome(workload=program.name, not_measured=error.message)
+    return Call(
+        level=level.name,
+        round=number,
+        is_control=visit.is_control,
+        host_begin_ns=begin_ns,
+        host_end_ns=_clock_ns(),
+        outcomes=(outcome,),
+    )
+
+
 def longest_run_s(levels: Sequence[Level], settings: Settings) -> float:
     """Say after how many seconds a run cannot be going on as it should, however slow its levels are.
 
     Rounds beyond the fewest are bounded by the budget, where there is one.
     """
-    round_s = 2 * sum(_timeout_s(level, len(AGENT_WORKLOADS), settings) for level in levels)
+    programs = len(read_programs())
+    round_s = 2 * sum(
+        _timeout_s(level, len(AGENT_WORKLOADS), settings) + programs * _timeout_s(level, 1, settings)
+        for level in levels
+    )
     if settings.budget_s is None:
         return settings.rounds * round_s
     return settings.budget_s + min(settings.fewest_rounds, settings.rounds) * round_s

@@ -214,7 +214,8 @@ def _points(results: Results, workload: Workload, taken: Sequence[tuple[Call, Ou
     described = spread(values) if values else None
     for call, outcome in taken:
         for sample in _valid(outcome):
-            before_end_ns = (call.level_end_ns or 0) - (sample.end_ns or 0)
+            is_stamped = call.level_end_ns is not None and sample.end_ns is not None
+            before_end_ns = (call.level_end_ns or 0) - (sample.end_ns or 0) if is_stamped else 0
             value = workload.value(sample)
             yield Point(
                 round=call.round,

@@ -10,7 +10,7 @@ from nestctl.bench.html import Written, write_results
 from nestctl.bench.run import Step, longest_run_s, run_bench
 from nestctl.bench.stats import FEWEST_FOR_INTERVAL
 from nestctl.bench.summary import Summary, summarize
-from nestctl.bench.workloads import QUICK_WORKLOADS, WORKLOADS
+from nestctl.bench.workloads import DEFAULT_WORKLOADS, QUICK_WORKLOADS, WORKLOADS
 from nestctl.deadline import Deadline
 from nestctl.errors import ExitCode
 from nestctl.lab.session import open_levels
@@ -34,6 +34,7 @@ class Measured:
 def choose_settings(
     *,
     is_quick: bool = False,
+    is_full: bool = False,
     rounds: int | None = None,
     budget_s: float | None = None,
     until: float | None = None,
@@ -55,7 +56,7 @@ def choose_settings(
         has_control=True,
         samples=samples,
         target_ms=target_ms,
-        workloads=tuple(workloads) or (QUICK_WORKLOADS if is_quick else ()),
+        workloads=tuple(workloads) or _choose_names(is_quick=is_quick, is_full=is_full),
         seed=seed,
     )
 
@@ -72,12 +73,18 @@ def measure_lab(lab: Lab, *, connect: str | None, settings: Settings, directory:
     return Measured(summary=summarize(results), written=write_results(results, directory))
 
 
-def list_left_out(settings: Settings) -> tuple[str, ...]:
-    """Say which workloads a quick run leaves out; who named workloads knows it."""
-    if settings.workloads != QUICK_WORKLOADS:
+def _choose_names(*, is_quick: bool, is_full: bool) -> tuple[str, ...]:
+    if is_full:
         return ()
-    names = [workload.name for workload in WORKLOADS if workload.name not in QUICK_WORKLOADS]
-    return (f"Left out by --quick: {', '.join(names)}.",)
+    return QUICK_WORKLOADS if is_quick else DEFAULT_WORKLOADS
+
+
+def list_left_out(settings: Settings) -> tuple[str, ...]:
+    """Say which workloads a run leaves out, unless they were named: then whoever named them knows."""
+    if settings.workloads not in (QUICK_WORKLOADS, DEFAULT_WORKLOADS):
+        return ()
+    names = [workload.name for workload in WORKLOADS if workload.name not in settings.workloads]
+    return (f"Left out, and measured with --full: {', '.join(names)}.",)
 
 
 def choose_exit_code(results: Results) -> ExitCode:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from nestctl.bench.programs import read_programs
 from nestctl.errors import UsageError
 from nestctl.model.samples import Better, Family, Workload
 
@@ -56,6 +57,20 @@ SYSTEM_WORKLOADS = (
         scale=US_PER_NS,
         about="one random 4 KiB write and fdatasync; how much reaches the real disk is up to the cache mode above",
     ),
+)
+
+
+def _system(name: str, title: str, unit: str, about: str) -> Workload:
+    scale = {"ns": 1.0, "µs": US_PER_NS}[unit]
+    return Workload(name=name, title=title, unit=unit, better=Better.LOWER, scale=scale, about=about)
+
+
+KERNEL_WORKLOADS = (
+    _system("syscall", "System call", "ns", "a system call that does nothing (getppid)"),
+    _system("wake_same_cpu", "Switch, one CPU", "µs", "a byte to another process on the same CPU and one back"),
+    _system("wake_other_cpu", "Wake, two CPUs", "µs", "a byte to a process that sleeps on another CPU and one back"),
+    _system("fork_exec", "Start of a process", "µs", "starting /bin/true and waiting for its end"),
+    _system("timer_wake", "Timer lateness", "µs", "by how much a sleep of 1 ms is too long"),
 )
 
 
@@ -115,7 +130,7 @@ def _walk(pages: str, mib: int) -> Workload:
 
 
 WALK_WORKLOADS = tuple(_walk(pages, mib) for mib in (2, 8, 64) for pages in ("4k", "2m"))
-AGENT_WORKLOADS = SYSTEM_WORKLOADS + WALK_WORKLOADS + MICRO_WORKLOADS
+AGENT_WORKLOADS = SYSTEM_WORKLOADS + KERNEL_WORKLOADS + WALK_WORKLOADS + MICRO_WORKLOADS
 BOOT_WORKLOADS = (
     Workload(
         name=BOOT_TO_SSH,
@@ -136,7 +151,8 @@ BOOT_WORKLOADS = (
         family=Family.BOOT,
     ),
 )
-WORKLOADS = AGENT_WORKLOADS + BOOT_WORKLOADS
+PROGRAM_WORKLOADS = tuple(program.workload for program in read_programs())
+WORKLOADS = AGENT_WORKLOADS + PROGRAM_WORKLOADS + BOOT_WORKLOADS
 
 # What `--quick` measures: one of each kind.
 QUICK_WORKLOADS = (
@@ -145,12 +161,27 @@ QUICK_WORKLOADS = (
     "memory_bandwidth",
     "disk_read",
     "disk_write",
+    "syscall",
+    "wake_same_cpu",
     "cpuid_exit",
     "hypercall_exit",
     "first_touch_4k",
     BOOT_TO_SSH,
     BOOT_IN_GUEST,
 )
+
+# What is measured only with `--full`: it takes long, or says again what another row says.
+FULL_WORKLOADS = (
+    *(workload.name for workload in WALK_WORKLOADS),
+    "vm_create",
+    "vcpu_create",
+    "fio_qd1",
+    "fio_qd32",
+    "fio_fsync",
+    "sysbench_threads",
+    "python_compile",
+)
+DEFAULT_WORKLOADS = tuple(workload.name for workload in WORKLOADS if workload.name not in FULL_WORKLOADS)
 
 
 def choose_workloads(names: Sequence[str]) -> tuple[Workload, ...]:

@@ -66,6 +66,9 @@ def run(
     lab: LabArgument = None,
     connect: Connect = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer and shorter samples: wider intervals.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Everything there is to measure, however long it takes.")
+    ] = False,
     rounds: Annotated[
         int | None, typer.Option(min=1, max=1000, help="Visits to every level.", show_default="5")
     ] = None,
@@ -93,6 +96,7 @@ def run(
     seed = secrets.randbelow(1 << 32)
     settings = choose_settings(
         is_quick=quick,
+        is_full=full,
         rounds=rounds,
         budget_s=parse_duration(budget) if budget else None,
         until=parse_percent(until) if until else None,

@@ -28,10 +28,11 @@ class Better(StrEnum):
 
 
 class Family(StrEnum):
-    """What runs: a micro-guest without operating system, one level below; a program of the level; or its boot."""
+    """What runs: a micro-guest without operating system, one level below; code of ours or a known program; a boot."""
 
     MICRO_GUEST = "micro-guest"
     SYSTEM = "system"
+    PROGRAM = "program"
     BOOT = "boot"
 
 

@@ -1,12 +1,17 @@
-"""What an exit costs, by nestctl's agent and by a C program of its own that asks the same of /dev/kvm, in turn."""
+"""What an exit costs, by nestctl's agent and by a C program of its own that asks the same of /dev/kvm, in turn.
+
+What else a machine does can only make a run slower, so the fastest of many short runs is compared. The medians are
+printed too: on a machine that does nothing else they agree as well.
+"""
 
 from __future__ import annotations
 
 import shutil
 import statistics
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,6 +21,7 @@ from nestctl.adapters.agent import run_agent
 from nestctl.adapters.shell import Shell
 from nestctl.deadline import Deadline
 from nestctl.image.store import Image
+from nestctl.lab.converge import down
 from nestctl.lab.session import open_levels
 from nestctl.lab.store import find_lab
 from nestctl.model.samples import parse_measurement
@@ -23,12 +29,12 @@ from tests.nested.harness import Lab
 
 SOURCE = Path(__file__).parent / "exits.c"
 WORKLOADS = ("cpuid_exit", "hypercall_exit", "port_user_exit")
-ROUNDS = 7
-TARGET_MS = 60
-SAMPLES = 5
+ROUNDS = 8
+TARGET_MS = 20
+SAMPLES = 10
 TOLERANCE = 0.10
 
-Costs = Mapping[str, float]  # the median of one visit, in nanoseconds per operation
+Costs = Mapping[str, list[float]]  # of one visit, in nanoseconds per operation
 
 _RUN = 'cat > "$0" && chmod 700 "$0" && "$0" "$@"; code=$?; rm -f "$0"; exit $code'
 
@@ -52,7 +58,7 @@ def measure_by_c(shell: Shell, program: bytes) -> Costs:
     for line in text.splitlines():
         name, operations, elapsed_ns = line.split()
         costs.setdefault(name, []).append(int(elapsed_ns) / int(operations))
-    return {name: statistics.median(values) for name, values in costs.items()}
+    return costs
 
 
 def measure_by_agent(shell: Shell) -> Costs:
@@ -60,7 +66,7 @@ def measure_by_agent(shell: Shell) -> Costs:
     words += [f"--workload={name}" for name in WORKLOADS]
     measured = parse_measurement(run_agent(shell, words, deadline=_deadline()), where=shell.where)
     return {
-        outcome.workload: statistics.median(sample.elapsed_ns / sample.operations for sample in outcome.samples)
+        outcome.workload: [sample.elapsed_ns / sample.operations for sample in outcome.samples]
         for outcome in measured.outcomes
     }
 
@@ -77,7 +83,12 @@ def shells(image: Image) -> Iterator[Mapping[str, Shell]]:
             with open_levels(find_lab(str(Path(directory) / "lab.yaml")), connect=None) as levels:
                 yield {level.name: level.shell for level in levels}
         finally:
-            lab.nestctl("down", timeout_s=600).expect(0)
+            # In this process, which may have the libvirt driver without a daemon for itself.
+            down(lab.name, connect=None, step=lambda _text: nullcontext(), warn=_warn)
+
+
+def _warn(text: str) -> None:
+    sys.stderr.write(text + "\n")
 
 
 @contextmanager
@@ -96,11 +107,12 @@ def test_the_agent_agrees_with_a_program_in_c(
     for _ in range(ROUNDS):
         by_c, by_agent = measure_by_c(shells[level], program), measure_by_agent(shells[level])
         for name in WORKLOADS:
-            theirs[name].append(by_c[name])
-            ours[name].append(by_agent[name])
-    ratios = {name: statistics.median(ours[name]) / statistics.median(theirs[name]) for name in WORKLOADS}
+            theirs[name] += by_c[name]
+            ours[name] += by_agent[name]
+    ratios = {name: min(ours[name]) / min(theirs[name]) for name in WORKLOADS}
     with capsys.disabled():
         for name, ratio in ratios.items():
-            cost_us = statistics.median(theirs[name]) / 1000
-            print(f"\n{level} {name}: C {cost_us:.1f} µs, agent / C {ratio:.3f}")  # noqa: T201
+            medians = statistics.median(ours[name]) / statistics.median(theirs[name])
+            cost_us = min(theirs[name]) / 1000
+            print(f"\n{level} {name}: C {cost_us:.1f} µs, agent / C {ratio:.3f} (medians {medians:.3f})")  # noqa: T201
     assert all(abs(ratio - 1) <= TOLERANCE for ratio in ratios.values()), ratios

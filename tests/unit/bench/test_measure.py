@@ -50,7 +50,7 @@ def test_every_workload_gives_samples_or_a_reason(name: str) -> None:
     assert bool(outcome["samples"]) != bool(outcome["not_measured"])
     for sample in outcome["samples"]:
         assert sample["operations"] >= 1
-        assert sample["elapsed_ns"] == sample["end_ns"] - sample["begin_ns"] > 0
+        assert 0 < sample["elapsed_ns"] <= sample["end_ns"] - sample["begin_ns"]
 
 
 def test_without_dev_kvm_there_is_a_reason_and_no_number(monkeypatch: pytest.MonkeyPatch) -> None:

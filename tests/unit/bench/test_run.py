@@ -28,13 +28,16 @@ def test_every_workload_of_the_agent_has_its_row_and_the_other_way_round() -> No
     assert {workload.name for workload in AGENT_WORKLOADS} == set(measure.WORKLOADS)
 
 
-def test_a_quick_run_measures_some_of_them_and_says_what_it_left_out() -> None:
-    quick = choose_settings(is_quick=True)
-    assert {workload.name for workload in choose_workloads(quick.workloads)} < {workload.name for workload in WORKLOADS}
+def test_what_is_left_out_is_said_unless_the_workloads_were_named() -> None:
+    names = {workload.name for workload in WORKLOADS}
+    quick, default, full = choose_settings(is_quick=True), choose_settings(), choose_settings(is_full=True)
+    assert set(quick.workloads) < set(default.workloads) < names
+    assert {workload.name for workload in choose_workloads(full.workloads)} == names
     (sentence,) = list_left_out(quick)
     assert "dirty_log" in sentence
     assert "cpuid_exit" not in sentence
-    assert list_left_out(choose_settings()) == list_left_out(choose_settings(is_quick=True, workloads=("cpu",))) == ()
+    assert "fio_qd32" in list_left_out(default)[0]
+    assert list_left_out(full) == list_left_out(choose_settings(is_quick=True, workloads=("cpu",))) == ()
 
 
 def test_every_round_visits_every_level_once_in_an_order_that_the_seed_repeats() -> None:
