@@ -150,6 +150,7 @@ def _notes(summary: Summary) -> Iterator[str]:
                 f"The clock of {clock.level} went {clock.drift:+.1%} against this machine's (more than "
                 f"{CLOCK_TOLERANCE:.0%}): its figures are not to be trusted."
             )
+    yield from _disturbance_notes(summary)
     for level in summary.results.levels:
         if failed := [call for call in summary.failures if call.level == level.name]:
             yield f"{level.name}: {len(failed)} of its visits failed, the first with: {failed[0].failure}"
@@ -157,6 +158,20 @@ def _notes(summary: Summary) -> Iterator[str]:
     if share is not None:
         yield f"{share:.0%} of the time of all visits was samples; the rest went into starting and calibrating."
     yield from summary.results.left_out
+
+
+def _disturbance_notes(summary: Summary) -> Iterator[str]:
+    """Count over all workloads of a level; the report has them for each."""
+    for place, level in enumerate(summary.results.levels):
+        figures = [row.figures[place] for row in summary.rows]
+        samples = sum(len(figure.points) for figure in figures)
+        if disturbed := sum(figure.disturbed for figure in figures):
+            yield (
+                f"{level.name}: {disturbed} of {samples} samples had no CPU for over {DISTURBANCE_TOLERANCE:.0%} of "
+                "their time: something else ran there, or above."
+            )
+        if outliers := sum(point.is_outlier for figure in figures for point in figure.points):
+            yield f"{level.name}: {outliers} of {samples} samples are far from the others, and kept."
 
 
 def control_level(summary: Summary) -> str:

@@ -65,7 +65,4 @@ def _explain(lines: tuple[Line, ...]) -> list[str]:
             if cell.not_measured:
                 reasons.setdefault(cell.not_measured, []).append(f"{line.title} on {cell.level}")
     remarks = [f"{line.title} on {remark}." for line in lines for remark in line.remarks]
-    remarks += [
-        f"{line.title} on {cell.level}: {flag}." for line in lines for cell in line.cells for flag in cell.flags
-    ]
     return [f"Not measured: {', '.join(where)}: {reason}." for reason, where in reasons.items()] + remarks

@@ -28,7 +28,6 @@ class _RunByDefault(TyperGroup):
 app = typer.Typer(
     cls=_RunByDefault,
     help="Measure what every level costs, and work with the results. 'bench LAB' is short for 'bench run LAB'.",
-    rich_markup_mode="rich",
 )
 
 _RESULT = "A result file, or its name in results/."

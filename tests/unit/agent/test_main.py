@@ -8,6 +8,7 @@ import pytest
 
 import nestctl.agent
 from nestctl.agent.__main__ import main
+from tests.unit.cli.run import python
 
 SOURCES = sorted(Path(nestctl.agent.__file__).parent.glob("*.py"))
 
@@ -38,3 +39,21 @@ def test_unknown_subcommand_is_refused(capsys: pytest.CaptureFixture[str]) -> No
         main(["guess"])
     assert refused.value.code == 2
     assert "guess" in capsys.readouterr().err
+
+
+def test_an_unknown_option_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as refused:
+        main(["facts", "--guess"])
+    assert refused.value.code == 2
+    assert "--guess" in capsys.readouterr().err
+
+
+def test_measuring_does_not_compile_what_looking_needs() -> None:
+    source = (
+        "import sys; from nestctl.agent.__main__ import main; main(['measure', '--workload=syscall', '--target-ms=1'])"
+    )
+    completed = python(source + "; sys.stderr.write(' '.join(sys.modules))")
+    assert json.loads(completed.stdout)["outcomes"][0]["samples"]
+    loaded = completed.stderr.split()
+    assert "nestctl.agent.exits" in loaded
+    assert "nestctl.agent.facts" not in loaded

@@ -234,9 +234,12 @@ def test_void_samples_outliers_and_disturbed_ones_are_kept_and_said() -> None:
     assert len(figure.points) == 9
     assert [point.value for point in figure.points if point.is_outlier] == [90.0]
     text = on_terminal(summary)
-    assert "1 of 10 samples do not count: the exits do not add up" in text
-    assert "1 of 10 samples is an outlier (kept)" in text
-    assert "1 of 10 samples had no CPU" in text
+    assert "l1: 1 of 9 samples had no CPU" in text
+    assert "l1: 1 of 9 samples are far from the others, and kept" in text
+    page = html.render_report(summary)
+    assert "1 of 10 samples do not count: the exits do not add up" in page
+    assert "1 of 10 samples is an outlier (kept)" in page
+    assert "1 of 10 samples had no CPU" in page
     alone = summarize(results(LEVELS, [changed(1, void="no exits")], workloads=choose_workloads(["cpu"])))
     assert alone.rows[0].figures[1].not_measured == "no exits"
 
