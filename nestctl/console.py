@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+    from rich.progress import Progress
 
 _start_s = time.monotonic()
 
@@ -52,27 +54,66 @@ def print_rich(renderable: RenderableType) -> None:
 
 def say(text: str) -> None:
     """Tell the user something that is no result."""
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
+    _steps.say(text)
 
 
 def warn(text: str) -> None:
     say(f"nestctl: warning: {text}")
 
 
+class _Steps:
+    """The steps that go on now, on a terminal: one line that counts for each, below what has been said."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.progress: Progress | None = None
+
+    @contextmanager
+    def show(self, text: str) -> Iterator[None]:
+        with self.lock:
+            if self.progress is None:
+                self.progress = _start_progress()
+            task = self.progress.add_task(text, total=None)
+        try:
+            yield
+        finally:
+            with self.lock:
+                if self.progress:
+                    self.progress.remove_task(task)
+                    if not self.progress.tasks:
+                        self.progress.stop()
+                        self.progress = None
+
+    def say(self, text: str) -> None:
+        with self.lock:
+            if self.progress:
+                self.progress.console.out(text, highlight=False)
+                return
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+
+
+def _start_progress() -> Progress:
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    progress = Progress(*columns, console=_rich_console(True, stderr=True), transient=True)
+    progress.start()
+    return progress
+
+
+_steps = _Steps()
+
+
 @contextmanager
 def step(text: str) -> Iterator[None]:
-    """Show that something is being done, with the time that has passed.
+    """Show that something is being done, with the time that has passed; several threads may be at it.
 
     On a terminal a line that counts; elsewhere a plain line when it begins and one when it has ended.
     """
     begun_s = time.monotonic()
     if sys.stderr.isatty():
-        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-        with Progress(*columns, console=_rich_console(True, stderr=True), transient=True) as progress:
-            progress.add_task(text, total=None)
+        with _steps.show(text):
             yield
     else:
         say(f"[{begun_s - _start_s:6.1f}s] {text} ...")

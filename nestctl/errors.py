@@ -11,12 +11,14 @@
         HypervisorError     4    libvirt refused or failed
         GuestError          4    a guest is not what it should be
       DeadlineError         5    something did not happen in time
+      SeveralError          4    several guests failed; the exit code is the highest of theirs
 
 "No" is not an error: a negative answer is a result, and its exit code is 1.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 
 
@@ -90,3 +92,14 @@ class GuestError(FailedError):
 
 class DeadlineError(NestctlError):
     exit_code = ExitCode.DEADLINE
+
+
+class SeveralError(NestctlError):
+    """Several guests failed; each says why. The exit code is the highest of theirs."""
+
+    def __init__(self, errors: Sequence[tuple[str, NestctlError]]) -> None:
+        said = "\n".join(
+            f"'{name}': {error.message}" + (f"\n  {error.hint}" if error.hint else "") for name, error in errors
+        )
+        super().__init__(f"{len(errors)} guests failed.\n{said}")
+        self.exit_code = max(error.exit_code for _, error in errors)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from nestctl.bench.use_case import Measured, choose_settings, measure_lab
 from nestctl.errors import NestctlError
-from nestctl.lab.converge import down, up
+from nestctl.lab.converge import up
 from nestctl.lab.level import Step
 from nestctl.lab.parse import parse_lab
+from nestctl.lab.remove import down
 from nestctl.model.lab import Lab
 from nestctl.paths import resource
 

@@ -98,6 +98,13 @@ class Hypervisor:
             return f"stands still, because its disk could not be written: {said}"
         return ""
 
+    def stop_domain(self, name: str) -> None:
+        """Stop a domain at once, as if it lost its power; one that is off stays so."""
+        with _errors(f"stop the domain '{name}' on {self.where}"):
+            domain = self.connection.lookupByName(name)
+            if domain.isActive():
+                _destroy(domain)
+
     def remove_domain(self, name: str) -> None:
         """Stop a domain at once and forget it, with its nvram and managed save if it has any."""
         with _errors(f"remove the domain '{name}' from {self.where}"):

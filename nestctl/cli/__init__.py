@@ -14,7 +14,7 @@ from nestctl import __version__
 from nestctl.cli.bench import app as bench_app
 from nestctl.cli.check import check
 from nestctl.cli.image import app as image_app
-from nestctl.cli.lab import down, init, render, schema, ssh, status, up
+from nestctl.cli.lab import audit, down, init, list_labs, plan, render, schema, ssh, status, up
 from nestctl.cli.quickstart import quickstart
 from nestctl.errors import ExitCode, NestctlError, UsageError
 
@@ -129,8 +129,11 @@ app.add_typer(image_app, name="image", rich_help_panel=_MACHINE)
 app.command(rich_help_panel=_LAB)(init)
 app.command(rich_help_panel=_LAB)(schema)
 app.command(rich_help_panel=_LAB)(render)
+app.command(rich_help_panel=_LAB)(plan)
 app.command(rich_help_panel=_LAB)(up)
 app.command(rich_help_panel=_LAB)(status)
+app.command("list", rich_help_panel=_LAB)(list_labs)
 app.command(rich_help_panel=_LAB, context_settings={"allow_interspersed_args": False})(ssh)
 app.add_typer(bench_app, name="bench", rich_help_panel="Measuring")
 app.command(rich_help_panel=_LAB)(down)
+app.command(rich_help_panel=_LAB)(audit)

@@ -1,12 +1,15 @@
-"""nestctl init, schema, render, up, status, ssh, down."""
+"""nestctl init, schema, render, plan, up, status, list, audit, ssh, down."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from nestctl.model.lab import Lab
 
 LabArgument = Annotated[
     str | None,
@@ -94,18 +97,64 @@ def render(lab: LabArgument = None, connect: Connect = None, json: Json = False)
         print_result("\n".join(f"<!-- {it.where}: {it.kind} {it.name} -->\n{it.xml}" for it in documents))
 
 
-def up(lab: LabArgument = None, connect: Connect = None, json: Json = False) -> None:
-    """Bring a lab up: every guest at every level, verified from inside. What runs already is left as it is."""
+def plan(lab: LabArgument = None, connect: Connect = None, json: Json = False) -> None:
+    """Show what 'up' would do at every level, and why. Exit code 1 when there is something to do. Touches nothing."""
+    from nestctl.lab.store import find_lab
+
+    _show_plan(find_lab(lab), connect, as_json=json)
+
+
+def up(
+    lab: LabArgument = None,
+    connect: Connect = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            "--jobs", "-j", min=1, max=256, metavar="NUMBER", help="Guests that boot at once.", show_default="CPUs + 1"
+        ),
+    ] = None,
+    recreate: Annotated[
+        bool, typer.Option("--recreate", help="Restart guests, or make them anew, where their settings differ.")
+    ] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Remove guests that are not in the lab file any more.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be done, as 'plan' does.")] = False,
+    json: Json = False,
+) -> None:
+    """Bring a lab up: every guest at every level, verified from inside. What is as it should be is left as it is."""
     from nestctl.console import print_json, print_rich, say, step
+    from nestctl.lab.converge import DEFAULT_JOBS, Wishes
     from nestctl.lab.converge import up as bring_up
     from nestctl.lab.report import render_plans, render_plans_table
     from nestctl.lab.store import find_lab
 
-    plans = bring_up(find_lab(lab), connect=connect, step=step, say=say)
+    found = find_lab(lab)
+    if dry_run:
+        _show_plan(found, connect, as_json=json)
+        return
+    wishes = Wishes(jobs=jobs or DEFAULT_JOBS, may_recreate=recreate, may_prune=prune)
+    plans = bring_up(found, connect=connect, step=step, say=say, wishes=wishes)
     if json:
         print_json(render_plans(plans))
     else:
         print_rich(render_plans_table(plans))
+
+
+def _show_plan(lab: Lab, connect: str | None, *, as_json: bool) -> None:
+    from nestctl.console import print_json, print_rich
+    from nestctl.errors import ExitCode
+    from nestctl.lab.compare import is_settled
+    from nestctl.lab.diff import render_changes, render_changes_tree
+    from nestctl.lab.preview import preview_changes
+
+    changes = preview_changes(lab, connect=connect)
+    if as_json:
+        print_json(render_changes(lab.name, changes))
+    else:
+        print_rich(render_changes_tree(lab.name, changes))
+    if not is_settled(changes):
+        raise typer.Exit(ExitCode.NO)
 
 
 def status(lab: LabArgument = None, connect: Connect = None, json: Json = False) -> None:
@@ -123,6 +172,46 @@ def status(lab: LabArgument = None, connect: Connect = None, json: Json = False)
     else:
         print_rich(render_status_tree(found.name, statuses))
     if not is_up(statuses):
+        raise typer.Exit(ExitCode.NO)
+
+
+def list_labs(connect: Connect = None, json: Json = False) -> None:
+    """List the labs that are on this machine: how many of their guests run, and how old they are."""
+    from nestctl.console import print_json, print_rich, say
+    from nestctl.lab.listing import summarize_labs
+    from nestctl.lab.report import render_labs, render_labs_table
+
+    labs = summarize_labs(connect=connect)
+    if json:
+        print_json(render_labs(labs))
+    elif labs:
+        print_rich(render_labs_table(labs))
+    else:
+        say("No lab is there. 'nestctl init' writes a lab file, 'nestctl up' brings it up.")
+
+
+def audit(
+    lab: Annotated[
+        str | None, typer.Argument(metavar="LAB", help="A lab file or a lab's name.", show_default="all labs")
+    ] = None,
+    connect: Connect = None,
+    json: Json = False,
+) -> None:
+    """Name everything of labs that is here: domains, disks, keys, processes, ports. Exit code 1 when there is any."""
+    from nestctl.console import print_json, print_result, say
+    from nestctl.errors import ExitCode
+    from nestctl.lab.audit import audit as find_all
+    from nestctl.lab.report import render_traces
+    from nestctl.lab.store import find_any_name
+
+    traces = find_all(None if lab is None else find_any_name(lab), connect=connect)
+    if json:
+        print_json(render_traces(traces))
+    elif traces:
+        print_result("\n".join(f"{it.lab}: {it.kind} {it.name}" for it in traces))
+    else:
+        say(f"Nothing of {f'the lab {lab!r}' if lab else 'any lab'} is on this machine.")
+    if traces:
         raise typer.Exit(ExitCode.NO)
 
 
@@ -149,7 +238,7 @@ def ssh(
 def down(lab: LabArgument = None, connect: Connect = None) -> None:
     """Remove everything 'up' made, innermost guests first, and nothing else."""
     from nestctl.console import say, step, warn
-    from nestctl.lab.converge import down as take_down
+    from nestctl.lab.remove import down as take_down
     from nestctl.lab.store import find_lab_name
 
     name = find_lab_name(lab)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -23,6 +23,9 @@ _PORTS = 10_000
 
 FIRST_GUEST = 10
 
+# Written into every hypervisor by its seed.
+OUTER_SUBNETS = Path("/etc/nestctl/subnets")
+
 
 def choose_subnets(occupied: Iterable[Subnet]) -> Iterator[Subnet]:
     """Yield one /24 for each level, outermost first, none of which overlaps what is occupied outside."""
@@ -30,12 +33,40 @@ def choose_subnets(occupied: Iterable[Subnet]) -> Iterator[Subnet]:
     return (subnet for subnet in _POOL.subnets(new_prefix=24) if not any(subnet.overlaps(other) for other in taken))
 
 
-def allocate_subnets(depth: int, occupied: Iterable[Subnet]) -> tuple[Subnet, ...]:
-    """Return `depth` subnets. Raises `FailedError` when the pool has not that many left."""
-    subnets = tuple(islice(choose_subnets(occupied), depth))
+def allocate_subnets(depth: int, occupied: Iterable[Subnet], kept: Sequence[Subnet] = ()) -> tuple[Subnet, ...]:
+    """Return `depth` subnets: those that a lab has and keeps, and new ones for the levels that are added.
+
+    Raises `FailedError` when the pool has not that many left.
+    """
+    new = islice(choose_subnets((*occupied, *kept)), max(0, depth - len(kept)))
+    subnets = (*kept[:depth], *new)
     if len(subnets) < depth:
-        raise FailedError(f"No free subnet is left in {_POOL}: this machine has routes to all of it.")
+        raise FailedError(f"No free subnet is left in {_POOL}: this machine has routes or networks in all of it.")
     return subnets
+
+
+def select_pool(subnets: Iterable[Subnet]) -> tuple[Subnet, ...]:
+    """Keep the subnets that have something of the pool: what a nestctl further in has to know of."""
+    return tuple(dict.fromkeys(subnet for subnet in subnets if subnet.overlaps(_POOL)))
+
+
+def read_outer_subnets(path: Path = OUTER_SUBNETS) -> tuple[Subnet, ...]:
+    """Read the subnets that are in use further out, as the nestctl that made this machine wrote them down.
+
+    This machine has routes to its own network only, and an address that means something two levels out would be taken
+    again without a word. Empty where the file is not there: nestctl did not make this machine.
+    """
+    try:
+        return tuple(parse_subnets(path.read_text()))
+    except (OSError, UnicodeDecodeError):
+        return ()
+
+
+def parse_subnets(text: str) -> Iterator[Subnet]:
+    """Parse a subnet a line; what is none, such as a comment, is passed over."""
+    for word in text.split("\n"):
+        with suppress(ValueError):
+            yield ipaddress.IPv4Network(word.strip())
 
 
 def read_routes(path: Path = Path("/proc/net/route")) -> tuple[Subnet, ...]:
@@ -63,7 +94,7 @@ def choose_port(lab: str, guest: str, avoid: Iterable[int] = ()) -> int:
 
     Raises `FailedError` when every port of the range is taken.
     """
-    avoided = set(avoid)
+    avoided = avoid if isinstance(avoid, Set) else set(avoid)
     start = int.from_bytes(hashlib.sha256(f"{lab}/{guest}".encode()).digest()[:4], "big") % _PORTS
     for offset in range(_PORTS):
         port = _FIRST_PORT + (start + offset) % _PORTS

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
-from jinja2 import StrictUndefined, TemplateError
+from jinja2 import StrictUndefined, Template, TemplateError
 from jinja2.sandbox import SandboxedEnvironment
 
 from nestctl.model.declared import DeclaredGuest, DeclaredLab, Defaults
@@ -189,10 +190,16 @@ def _render(text: str, scope: _Scope, location: Location) -> str:
     if scope.variables is None or not ("{{" in text or "{%" in text):
         return text
     try:
-        return _ENVIRONMENT.from_string(text).render(scope.variables)
+        return _compile(text).render(scope.variables)
     except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, RecursionError) as error:
         said = str(error).replace("'types.SimpleNamespace object'", "the row")
         raise ExpansionError(Origin(location=location, row=scope.row), f"cannot be filled: {said}") from error
 
 
 _ENVIRONMENT = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
+
+
+@lru_cache(maxsize=1000)
+def _compile(text: str) -> Template:
+    """Compile a text once for all rows of a roster."""
+    return _ENVIRONMENT.from_string(text)

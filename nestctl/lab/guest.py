@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
-from enum import Enum
+from datetime import UTC, datetime
+from pathlib import PurePosixPath
 
-from nestctl.adapters.libvirt import Domain, PortTakenError
+from nestctl.adapters.libvirt import PortTakenError
 from nestctl.adapters.shell import Shell
 from nestctl.deadline import Deadline
-from nestctl.errors import FailedError, PrerequisiteError, UsageError
+from nestctl.errors import FailedError, NestctlError, PrerequisiteError
 from nestctl.lab.addresses import choose_port
 from nestctl.lab.keys import LabKeys
-from nestctl.lab.level import Level
-from nestctl.lab.plan import GuestPlan
-from nestctl.lab.render import parse_mark, render_domain
+from nestctl.lab.level import Access, Level
+from nestctl.lab.plan import Contact, GuestPlan
+from nestctl.lab.render import render_domain
 from nestctl.lab.seed import render_seed
 
+log = logging.getLogger(__name__)
+
 _PORT_TRIES = 5
+
+# How long a guest is given to switch itself off, a level.
+_STOP_TIMEOUT_S = 60.0
 
 # $1 seed, $2 disk, $3 its backing image, $4 its size. Both files appear whole or not at all, and are the owner's alone:
 # the guest's private host key is in either.
@@ -32,50 +39,29 @@ mv "$2.new" "$2"
 """
 
 
-class Action(Enum):
-    """What has to be done so that a guest runs as planned."""
-
-    CREATE = "create"
-    START = "start"
-    KEEP = "keep"
-
-
-def decide(plan: GuestPlan, observed: Domain | None) -> Action:
-    """Decide what a guest needs. Raises an error when a domain is in the way or was made with other settings."""
-    if observed is None:
-        return Action.CREATE
-    mark = parse_mark(observed.xml)
-    if mark is None or mark.lab != plan.lab:
-        raise FailedError(
-            f"A domain '{plan.domain}' that does not belong to the lab '{plan.lab}' is there already.",
-            hint="Give the lab another name; nestctl changes only what it made.",
-        )
-    if mark.digest != plan.digest:
-        raise UsageError(
-            f"The guest '{plan.name}' exists with other settings than it would be given now.",
-            hint="The lab file, the image or nestctl has changed. Restore what it was, or remove the lab with "
-            f"'nestctl down {plan.lab}' and bring it up again.",
-        )
-    return Action.KEEP if observed.is_running else Action.START
-
-
 def create_guest(level: Level, plan: GuestPlan, keys: LabKeys, deadline: Deadline) -> GuestPlan:
     """Make a guest's files and domain and start it; return the plan with the port it got.
 
     When it fails, or is interrupted, nothing of the guest stays.
     """
+    created = datetime.now(UTC).isoformat(timespec="seconds")
     try:
         place_files(level.shell, plan, keys, deadline)
-        level.hypervisor.define_domain(render_domain(plan))
-        return start_guest(level, plan)
+        define_guest(level, plan, created=created)
+        return start_guest(level, plan, created=created)
     except BaseException:
         if any(domain.name == plan.domain for domain in level.hypervisor.list_domains()):
             level.hypervisor.remove_domain(plan.domain)
-        remove_files(level.shell, plan)
+        remove_files(level.shell, plan.place.directory, plan.name)
         raise
 
 
-def start_guest(level: Level, plan: GuestPlan) -> GuestPlan:
+def define_guest(level: Level, plan: GuestPlan, *, created: str) -> None:
+    """Have a guest's domain defined as planned; what is different takes effect when it is started the next time."""
+    level.hypervisor.define_domain(render_domain(plan, created=created))
+
+
+def start_guest(level: Level, plan: GuestPlan, *, created: str) -> GuestPlan:
     """Start a guest that is defined. A forwarded port that was taken meanwhile is replaced by the next free one."""
     avoid: list[int] = []
     while True:
@@ -87,9 +73,23 @@ def start_guest(level: Level, plan: GuestPlan) -> GuestPlan:
                 raise
             port = choose_port(plan.lab, plan.name, avoid)
             plan = replace(plan, uplink=replace(plan.uplink, port=port))
-            level.hypervisor.define_domain(render_domain(plan))
+            define_guest(level, plan, created=created)
         else:
             return plan
+
+
+def stop_guest(level: Level, contact: Contact, keys: LabKeys, access: Access) -> None:
+    """Have a guest switch itself off; one that does not in its time loses its power."""
+    deadline = Deadline.after(_STOP_TIMEOUT_S * contact.level, f"The end of '{contact.name}'")
+    try:
+        with access.open_guest(level, contact, keys, deadline) as shell:
+            shell.run(("systemctl", "--no-block", "poweroff"), deadline=deadline)
+        for _ in deadline.poll(interval_s=0.1):
+            if level.hypervisor.read_trouble(contact.domain):
+                return
+    except NestctlError as error:
+        log.info("%s is stopped the hard way: %s", contact.name, error)
+    level.hypervisor.stop_domain(contact.domain)
 
 
 def place_files(shell: Shell, plan: GuestPlan, keys: LabKeys, deadline: Deadline) -> None:
@@ -106,7 +106,8 @@ def place_files(shell: Shell, plan: GuestPlan, keys: LabKeys, deadline: Deadline
     raise FailedError(message)
 
 
-def remove_files(shell: Shell, plan: GuestPlan) -> None:
-    paths = [str(path) for path in (plan.seed, plan.disk, plan.console)]
-    deadline = Deadline.after(60, f"Removing the files of '{plan.name}'")
+def remove_files(shell: Shell, directory: PurePosixPath, name: str) -> None:
+    """Remove a guest's seed, disk and console, as far as they are there."""
+    paths = [str(directory / f"{name}.{kind}") for kind in ("seed.tar", "qcow2", "console.log")]
+    deadline = Deadline.after(60, f"Removing the files of '{name}'")
     shell.run(("rm", "-f", *paths, *(f"{path}.new" for path in paths)), deadline=deadline).expect_success()

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from nestctl.adapters.libvirt import Domain, Hypervisor, choose_uri, open_hypervisor
+from nestctl.adapters.libvirt import Domain, Hypervisor, Network, choose_uri, open_hypervisor
 from nestctl.check import choose_accelerator
 from nestctl.deadline import Deadline
-from nestctl.errors import PrerequisiteError
 from nestctl.image.build import ensure_image
 from nestctl.image.recipe import read_recipe
 from nestctl.image.store import find_image, images_directory, verify_image
-from nestctl.lab.addresses import allocate_subnets, choose_port, read_routes
+from nestctl.lab.addresses import (
+    Subnet,
+    allocate_subnets,
+    choose_port,
+    parse_subnets,
+    read_outer_subnets,
+    read_routes,
+    select_pool,
+)
 from nestctl.lab.level import Step
 from nestctl.lab.plan import GuestPlan, HostFacts, depth_of, host_place, plan_lab
-from nestctl.lab.render import parse_forwarded_port, parse_mark
+from nestctl.lab.render import parse_forwarded_port, parse_mark, parse_network_subnets
 from nestctl.lab.store import lab_directory
 from nestctl.model.facts import Accelerator
 from nestctl.model.lab import Lab
@@ -27,9 +33,6 @@ _BUILD_TIMEOUT_S = 1800.0
 
 # Others may be at work on the same embedded driver: `up` has it open for as long as guests boot.
 _CONNECT_TIMEOUT_S = 1800.0
-
-# Beside a guest's memory QEMU needs some of its own; under TCG its translated code most of all.
-_QEMU_OVERHEAD_MIB = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +73,11 @@ def open_connection(uri: str) -> Iterator[Hypervisor]:
         yield hypervisor
 
 
+def has_domains(uri: str) -> bool:
+    """Tell whether a libvirt can have domains; the embedded driver without a directory has none, and gets none made."""
+    return "/embed?root=" not in uri or Path(uri.partition("root=")[2]).is_dir()
+
+
 def locate_image(lab: Lab) -> tuple[Path, str]:
     """Say where a lab's image is, or will be once it is built, and the digest of its recipe. Touches nothing."""
     if lab.image:
@@ -87,47 +95,43 @@ def ensure_lab_image(lab: Lab, step: Step) -> None:
     verify_image(find_image(lab.image or read_recipe().name))
 
 
-def plan_on(host: Host, lab: Lab, domains: Iterable[Domain]) -> tuple[GuestPlan, ...]:
-    """Plan a lab on this machine, given the domains that are there: a guest keeps the port it has."""
+def plan_on(host: Host, lab: Lab, domains: Iterable[Domain], networks: Iterable[Network] = ()) -> tuple[GuestPlan, ...]:
+    """Plan a lab on this machine, given the domains and networks that are there.
+
+    A guest keeps the port it has and a lab its subnets, whatever has come to this machine since.
+    """
+    own = [it for it in domains if (mark := parse_mark(it.xml)) and mark.lab == lab.name]
+    others = (subnet for network in networks for subnet in parse_network_subnets(network.xml))
+    occupied = (*read_routes(), *others, *read_outer_subnets())
     image_directory, image_digest = locate_image(lab)
     facts = HostFacts(
         place=host_place(lab_directory(lab.name), image_directory, is_emulated=host.is_emulated),
         cpu_feature=host.cpu_feature,
         image_digest=image_digest,
-        subnets=allocate_subnets(depth_of(lab.guests), read_routes()),
-        ports=_assign_ports(lab, domains),
+        subnets=allocate_subnets(depth_of(lab.guests), occupied, _kept_subnets(own)),
+        ports=_assign_ports(lab, own),
+        occupied=select_pool(occupied),
     )
     return plan_lab(lab, facts)
 
 
-def check_memory(plans: Iterable[GuestPlan], path: Path = Path("/proc/meminfo")) -> None:
-    """Raise `PrerequisiteError` when this machine has not the memory for guests that are to start."""
-    needed = {plan.name: plan.memory_mib + _QEMU_OVERHEAD_MIB for plan in plans}
-    available_mib = parse_available_mib(path.read_text())
-    if available_mib is not None and sum(needed.values()) > available_mib:
-        sums = " + ".join(f"{name} {mib}" for name, mib in needed.items())
-        raise PrerequisiteError(
-            f"The guests need {sum(needed.values())} MiB ({sums}), and this machine has {available_mib} MiB available.",
-            hint="Lower memory_mib in the lab file, or stop other guests.",
-        )
+def _kept_subnets(own: Iterable[Domain]) -> tuple[Subnet, ...]:
+    """Find the subnets of the lab's levels in its domains: the longest list is the one of the deepest lab there was."""
+    longest: tuple[str, ...] = ()
+    for domain in own:
+        if (mark := parse_mark(domain.xml)) and len(mark.subnets) > len(longest):
+            longest = mark.subnets
+    return tuple(parse_subnets("\n".join(longest)))
 
 
-def parse_available_mib(meminfo: str) -> int | None:
-    """Find MemAvailable in /proc/meminfo (kB there), in MiB."""
-    for line in meminfo.splitlines():
-        if found := re.match(r"MemAvailable:\s*(\d{1,18}) kB", line):
-            return int(found[1]) // 1024
-    return None
-
-
-def _assign_ports(lab: Lab, domains: Iterable[Domain]) -> Mapping[str, int]:
+def _assign_ports(lab: Lab, own: Iterable[Domain]) -> Mapping[str, int]:
     ports: dict[str, int] = {}
-    for domain in domains:
-        mark = parse_mark(domain.xml)
-        port = parse_forwarded_port(domain.xml)
-        if mark and mark.lab == lab.name and port:
+    for domain in own:
+        if (mark := parse_mark(domain.xml)) and (port := parse_forwarded_port(domain.xml)):
             ports[mark.name] = port
+    taken = set(ports.values())
     for name in lab.guests:
         if name not in ports:
-            ports[name] = choose_port(lab.name, name, avoid=ports.values())
+            ports[name] = choose_port(lab.name, name, avoid=taken)
+            taken.add(ports[name])
     return ports

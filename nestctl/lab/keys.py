@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from nestctl.adapters.files import write_atomically
 from nestctl.errors import FailedError
+from nestctl.lab.store import lab_directory
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -38,6 +39,12 @@ def ensure_keys(path: Path, guests: Iterable[str]) -> LabKeys:
     keys = LabKeys(client=there.client, hosts=hosts)
     write_atomically(path, json.dumps(asdict(keys)).encode(), mode=0o600)
     return keys
+
+
+def find_keys(lab: str) -> LabKeys | None:
+    """Find the keys of a lab, if it has some. Raises `FailedError` when they are damaged."""
+    path = lab_directory(lab) / "keys.json"
+    return read_keys(path) if path.exists() else None
 
 
 def read_keys(path: Path) -> LabKeys:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 from nestctl.adapters.libvirt import Domain, Hypervisor, open_guest_hypervisor
 from nestctl.adapters.shell import Shell
@@ -16,6 +17,19 @@ from nestctl.lab.plan import Contact
 from nestctl.lab.render import Mark, parse_mark
 
 Step = Callable[[str], AbstractContextManager[None]]
+
+
+class Access(Protocol):
+    """How guests are reached; it is a value so that labs can be tried out without guests."""
+
+    def open_guest(
+        self, level: Level, guest: Contact, keys: LabKeys, deadline: Deadline, *, is_booting: bool = False
+    ) -> AbstractContextManager[Shell]:
+        """Wait for a guest and log in (see `open_guest`)."""
+
+    def open_level_in(self, shell: Shell) -> AbstractContextManager[Level]:
+        """Open the level inside a guest (see `open_level_in`)."""
+
 
 CONSOLE_LINES = 15
 
@@ -100,6 +114,20 @@ def open_level_in(shell: SshShell) -> Iterator[Level]:
     """Open the level inside a guest: its shell is there, its libvirt comes through the same connection."""
     with open_guest_hypervisor(shell) as hypervisor:
         yield Level(shell=shell, hypervisor=hypervisor)
+
+
+class SshAccess:
+    """Guests that are reached by SSH: all of them."""
+
+    def open_guest(
+        self, level: Level, guest: Contact, keys: LabKeys, deadline: Deadline, *, is_booting: bool = False
+    ) -> AbstractContextManager[Shell]:
+        return open_guest(level, guest, keys, deadline, is_booting=is_booting)
+
+    def open_level_in(self, shell: Shell) -> AbstractContextManager[Level]:
+        if not isinstance(shell, SshShell):
+            raise GuestError(f"{shell.where} is not reached by SSH, and its libvirt only through that.")
+        return open_level_in(shell)
 
 
 def route_to(level: Level, guest: Contact) -> Route:

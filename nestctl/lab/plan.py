@@ -45,13 +45,14 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True)
 class HostFacts:
-    """What planning has to know of the host: `is_emulated` when QEMU has to emulate the CPU's virtualization (TCG)."""
+    """What planning has to know of the host: `subnets` has one for each level, `occupied` are those of others."""
 
     place: Place
     cpu_feature: str
     image_digest: str
     subnets: tuple[Subnet, ...]
     ports: Mapping[str, int]
+    occupied: tuple[Subnet, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +97,8 @@ class Contact:
 class GuestPlan:
     """A guest that is to exist. `level` counts from 1 for a guest of this machine.
 
-    `settings` is what it is compared by with the guest that is there, `digest` their name.
+    `settings` is what it is compared by with the guest that is there, `digest` their name. `subnets` are those of all
+    levels of the lab, `occupied` those of others further out.
     """
 
     lab: str
@@ -115,6 +117,8 @@ class GuestPlan:
     is_nesting_denied: bool
     kernel_args: tuple[str, ...]
     contents: Seed
+    subnets: tuple[str, ...]
+    occupied: tuple[str, ...]
     guests: tuple[GuestPlan, ...]
     settings: Mapping[str, Any]
 
@@ -201,6 +205,8 @@ def _plan_guest(
         is_nesting_denied=guest.nesting is False,
         kernel_args=guest.kernel_args,
         contents=guest.seed,
+        subnets=tuple(str(subnet) for subnet in host.subnets),
+        occupied=tuple(str(subnet) for subnet in host.occupied),
         guests=guests,
         settings=_settings(guest, place, uplink, host),
     )

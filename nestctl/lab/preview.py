@@ -1,14 +1,17 @@
-"""Show what `up` would define, without touching anything."""
+"""Show what `up` would do and define, without touching anything."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from nestctl.adapters.libvirt import Domain
-from nestctl.lab.host import Host, open_connection, plan_on, read_host
+from nestctl.adapters.process import LocalShell
+from nestctl.lab.compare import Change, compare
+from nestctl.lab.host import Host, has_domains, open_connection, plan_on, read_host
+from nestctl.lab.keys import LabKeys, find_keys
+from nestctl.lab.level import Level, SshAccess
+from nestctl.lab.observe import Inside, Look, observe
 from nestctl.lab.plan import GuestPlan
 from nestctl.lab.render import render_domain, render_network
 from nestctl.model.lab import Lab
@@ -27,19 +30,29 @@ class Document:
 def preview_lab(lab: Lab, *, connect: str | None) -> tuple[Document, ...]:
     """Render everything that `up` defines, outermost first."""
     host = read_host(connect)
-    return tuple(_preview(plan_on(host, lab, _observe(host)), "this machine"))
+    # Without keys no guest is looked into: what would be defined there does not depend on it.
+    plans, _ = _plan(host, lab, None)
+    return tuple(_preview(plans, "this machine"))
+
+
+def preview_changes(lab: Lab, *, connect: str | None) -> tuple[Change, ...]:
+    """Compare what is there at every level with what is wanted: exactly what `up` would do."""
+    host = read_host(connect)
+    return compare(*_plan(host, lab, find_keys(lab.name)))
 
 
 def render_preview(documents: Iterable[Document]) -> dict[str, Any]:
     return {"schema": "nestctl.render/1", "documents": [asdict(document) for document in documents]}
 
 
-def _observe(host: Host) -> tuple[Domain, ...]:
-    """Look which domains are there; where the embedded driver has no directory yet, none are, and none is made."""
-    if "/embed?root=" in host.uri and not Path(host.uri.partition("root=")[2]).is_dir():
-        return ()
+def _plan(host: Host, lab: Lab, keys: LabKeys | None) -> tuple[tuple[GuestPlan, ...], Inside]:
+    """Plan a lab, and look what is there of it."""
+    if not has_domains(host.uri):
+        return plan_on(host, lab, ()), Inside()
+    look = Look(lab=lab.name, keys=keys, access=SshAccess(), is_thorough=False)
     with open_connection(host.uri) as hypervisor:
-        return hypervisor.list_domains()
+        there = observe(Level(shell=LocalShell(), hypervisor=hypervisor), look)
+        return plan_on(host, lab, (it.domain for it in there.guests), hypervisor.list_networks()), there
 
 
 def _preview(plans: tuple[GuestPlan, ...], where: str) -> Iterator[Document]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from ipaddress import IPv4Network
 from pathlib import PurePosixPath
 from typing import Any
 from xml.etree import ElementTree
@@ -36,14 +38,16 @@ class Mark:
     is_hypervisor: bool
     digest: str
     settings: Mapping[str, Any]
+    created: str = ""
+    subnets: tuple[str, ...] = ()
 
 
-def render_domain(plan: GuestPlan) -> str:
-    """Render a guest's domain XML."""
+def render_domain(plan: GuestPlan, *, created: str = "") -> str:
+    """Render a guest's domain XML; `created` is when the guest was made, in ISO 8601, and is left out when empty."""
     text = json.dumps(plan.settings, separators=(",", ":"), ensure_ascii=False)
     settings = Markup(escape(text))  # noqa: S704 - XML's own escape, which leaves JSON's many quotes readable
     template = _environment().get_template("domain.xml.j2")
-    return template.render(guest=plan, settings=settings, namespace=NAMESPACE, emulator=EMULATOR)
+    return template.render(guest=plan, created=created, settings=settings, namespace=NAMESPACE, emulator=EMULATOR)
 
 
 def render_network(network: NetworkPlan) -> str:
@@ -64,6 +68,8 @@ def parse_mark(xml: str) -> Mark | None:
         is_hypervisor=element.get("hypervisor") == "yes",
         digest=element.get("digest", ""),
         settings=_parse_settings(element.findtext(f"{{{NAMESPACE}}}settings", "")),
+        created=element.get("created", ""),
+        subnets=tuple(element.get("subnets", "").split()),
     )
 
 
@@ -79,6 +85,14 @@ def parse_network_owner(xml: str) -> str:
     """Find the lab that a network belongs to; empty when it is not ours."""
     element = ElementTree.fromstring(xml).find(f"metadata/{{{NAMESPACE}}}network")  # noqa: S314
     return element.get("lab", "") if element is not None else ""
+
+
+def parse_network_subnets(xml: str) -> Iterator[IPv4Network]:
+    """Yield the IPv4 subnets of a network, whoever's it is."""
+    for element in ElementTree.fromstring(xml).iterfind("ip"):  # noqa: S314
+        mask = element.get("prefix") or element.get("netmask") or "32"
+        with suppress(ValueError):  # an IPv6 address
+            yield IPv4Network(f"{element.get('address')}/{mask}", strict=False)
 
 
 def parse_contact(domain_name: str, xml: str) -> Contact:

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.tree import Tree
 
+    from nestctl.lab.audit import Trace
+    from nestctl.lab.listing import LabSummary
+
 _COLOURS = {"running": "green", "unreachable": "yellow", "off": "red", "absent": "red"}
 _ACCELERATORS = {"kvm": "KVM", "qemu": "emulated (TCG)", "": "-"}
 
@@ -73,6 +76,41 @@ def render_status_tree(lab: str, statuses: tuple[GuestStatus, ...]) -> Tree:
     return tree
 
 
+def render_labs(labs: tuple[LabSummary, ...]) -> dict[str, Any]:
+    """Render the labs that are here as the JSON document of the schema 'nestctl.list/1'."""
+    return {"schema": "nestctl.list/1", "labs": [asdict(it) for it in labs]}
+
+
+def render_labs_table(labs: tuple[LabSummary, ...]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for title in ("lab", "guests of this machine", "all its guests", "age"):
+        table.add_column(title)
+    for it in labs:
+        table.add_row(
+            it.name,
+            f"{it.running} of {it.outermost} running",
+            str(it.guests) if it.guests is not None else "its file cannot be read",
+            render_age(it.age_s) if it.age_s is not None else "-",
+        )
+    return table
+
+
+def render_traces(traces: tuple[Trace, ...]) -> dict[str, Any]:
+    """Render what is there as the JSON document of the schema 'nestctl.audit/1'."""
+    return {"schema": "nestctl.audit/1", "is_clean": not traces, "traces": [asdict(it) for it in traces]}
+
+
+def render_age(seconds: int) -> str:
+    """Render an age in its two largest units: '2 d 3 h', '4 min'."""
+    for unit_s, unit, smaller_s, smaller in ((86_400, "d", 3600, "h"), (3600, "h", 60, "min")):
+        if seconds >= unit_s:
+            return f"{seconds // unit_s} {unit} {seconds % unit_s // smaller_s} {smaller}"
+    return f"{seconds // 60} min" if seconds >= 60 else f"{seconds} s"
+
+
 def _add(tree: Tree, statuses: tuple[GuestStatus, ...]) -> None:
     for status in statuses:
         words = [
@@ -83,5 +121,6 @@ def _add(tree: Tree, statuses: tuple[GuestStatus, ...]) -> None:
             f"127.0.0.1:{status.ssh_port}" if status.ssh_port else status.address or "-",
             f"{status.cpus} CPU{'s' if status.cpus > 1 else ''}",
             f"{status.memory_mib} MiB",
+            *([f"{render_age(status.age_s)} old"] if status.age_s is not None else []),
         ]
         _add(tree.add("  ".join(words)), status.guests)

@@ -7,6 +7,7 @@ import shlex
 import tarfile
 from collections.abc import Iterator
 
+from nestctl.lab.addresses import OUTER_SUBNETS
 from nestctl.lab.keys import KeyPair, LabKeys
 from nestctl.lab.plan import GuestPlan
 from nestctl.model.seed import Seed
@@ -69,6 +70,7 @@ def render_seed(plan: GuestPlan, keys: LabKeys) -> bytes:
             ("etc/systemd/network/10-nestctl.network", _render_network(plan), 0o644),
             *_host_key_files(host),
             ("root/.ssh/authorized_keys", f"{keys.client.public} nestctl\n", 0o600),
+            *(_outer_subnets(plan) if plan.is_hypervisor else ()),
         ):
             _add(archive, path, content.encode(), mode)
         _add_contents(archive, plan.contents)
@@ -102,6 +104,12 @@ def _host_key_files(host: KeyPair) -> tuple[tuple[str, str, int], ...]:
         ("etc/ssh/ssh_host_ed25519_key", host.private, 0o600),
         ("etc/ssh/ssh_host_ed25519_key.pub", f"{host.public}\n", 0o644),
     )
+
+
+def _outer_subnets(plan: GuestPlan) -> tuple[tuple[str, str, int], ...]:
+    """What a nestctl in the guest has to leave alone: it sees no route to it."""
+    text = "".join(f"{subnet}\n" for subnet in (*plan.subnets, *plan.occupied))
+    return ((str(OUTER_SUBNETS).lstrip("/"), text, 0o644),)
 
 
 def _render_hosts(plan: GuestPlan) -> str:

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from datetime import UTC, datetime
 
-from nestctl.adapters.libvirt import Domain, choose_uri
+from nestctl.adapters.libvirt import choose_uri
 from nestctl.adapters.process import LocalShell
-from nestctl.adapters.ssh import SshShell
-from nestctl.deadline import Deadline
-from nestctl.errors import NestctlError
 from nestctl.lab.host import open_connection
-from nestctl.lab.keys import LabKeys, read_keys
-from nestctl.lab.level import Level, list_own_domains, open_guest, open_level_in
-from nestctl.lab.render import parse_contact, parse_domain_type
-from nestctl.lab.store import lab_directory
-from nestctl.lab.verify import read_truth
+from nestctl.lab.keys import find_keys
+from nestctl.lab.level import Level, SshAccess
+from nestctl.lab.observe import Inside, Look, Observed, observe
+from nestctl.lab.render import parse_domain_type
 from nestctl.model.lab import Guest, Lab
-
-# A guest that runs answers within this time, a level; one that boots may be looked at again.
-_REACH_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +21,8 @@ class GuestStatus:
     """One guest as it is seen now.
 
     `state` is 'running', 'off', 'absent' or 'unreachable' (it runs, but does not answer). `accelerator` is the
-    hypervisor the guest itself sees: 'kvm', or 'qemu' when it is emulated; empty when it could not be asked.
+    hypervisor the guest itself sees: 'kvm', or 'qemu' when it is emulated; empty when it could not be asked. `age_s`
+    is the time since it was made, in seconds.
     """
 
     name: str
@@ -41,14 +36,15 @@ class GuestStatus:
     cpus: int
     memory_mib: int
     guests: tuple[GuestStatus, ...]
+    age_s: int | None = None
 
 
 def read_status(lab: Lab, *, connect: str | None) -> tuple[GuestStatus, ...]:
     """Ask every level of a lab what is there."""
-    keys_file = lab_directory(lab.name) / "keys.json"
-    keys = read_keys(keys_file) if keys_file.exists() else None
+    look = Look(lab=lab.name, keys=find_keys(lab.name), access=SshAccess(), is_thorough=True)
     with open_connection(choose_uri(connect)) as hypervisor:
-        return _read_level(Level(shell=LocalShell(), hypervisor=hypervisor), lab, lab.guests.items(), keys, 1)
+        there = observe(Level(shell=LocalShell(), hypervisor=hypervisor), look)
+    return judge(lab, lab.guests, there, now=datetime.now(UTC))
 
 
 def is_up(statuses: tuple[GuestStatus, ...]) -> bool:
@@ -56,40 +52,37 @@ def is_up(statuses: tuple[GuestStatus, ...]) -> bool:
     return all(status.state == "running" and is_up(status.guests) for status in statuses)
 
 
-def _read_level(level: Level, lab: Lab, guests: Any, keys: LabKeys | None, depth: int) -> tuple[GuestStatus, ...]:
-    domains = {mark.name: domain for domain, mark in list_own_domains(level.hypervisor, lab.name)}
-    return tuple(_read_guest(level, lab, name, guest, domains.get(name), keys, depth) for name, guest in guests)
+def judge(
+    lab: Lab, guests: Mapping[str, Guest], there: Inside | None, *, now: datetime, depth: int = 1
+) -> tuple[GuestStatus, ...]:
+    """Say of every guest of a lab what was seen of it."""
+    observed = {it.mark.name: it for it in there.guests} if there else {}
+    return tuple(_judge(lab, name, guest, observed.get(name), now, depth) for name, guest in guests.items())
 
 
-def _read_guest(
-    level: Level, lab: Lab, name: str, guest: Guest, domain: Domain | None, keys: LabKeys | None, depth: int
-) -> GuestStatus:
+def _judge(lab: Lab, name: str, guest: Guest, there: Observed | None, now: datetime, depth: int) -> GuestStatus:
     status = _absent(lab, name, guest, depth)
-    if domain is None:
+    if there is None:
         return status
-    contact = parse_contact(domain.name, domain.xml)
-    status = replace(
+    has_answered = there.truth is not None and (there.inside is not None or not guest.guests)
+    return replace(
         status,
-        state="off",
-        domain_type=parse_domain_type(domain.xml),
-        address=contact.address,
-        ssh_port=contact.port,
+        state="off" if not there.is_running else "running" if has_answered else "unreachable",
+        domain_type=parse_domain_type(there.domain.live_xml or there.domain.xml),
+        accelerator=there.truth.signature if there.truth and has_answered else "",
+        address=there.contact.address,
+        ssh_port=there.contact.port,
+        age_s=age_s(there.mark.created, now),
+        guests=judge(lab, guest.guests, there.inside, now=now, depth=depth + 1) if there.inside else status.guests,
     )
-    if not domain.is_running or keys is None or name not in keys.hosts:
-        return replace(status, state="unreachable" if domain.is_running else "off")
-    deadline = Deadline.after(_REACH_TIMEOUT_S * depth, f"An answer from '{name}' by SSH")
+
+
+def age_s(created: str, now: datetime) -> int | None:
+    """Count the seconds since a guest was made; None when its mark does not say."""
     try:
-        with open_guest(level, contact, keys, deadline) as shell:
-            truth = read_truth(shell, deadline)
-            inside = _read_inside(shell, lab, guest, keys, depth) if guest.guests else ()
-    except NestctlError:
-        return replace(status, state="unreachable")
-    return replace(status, state="running", accelerator=truth.signature, guests=inside)
-
-
-def _read_inside(shell: SshShell, lab: Lab, guest: Guest, keys: LabKeys, depth: int) -> tuple[GuestStatus, ...]:
-    with open_level_in(shell) as inner:
-        return _read_level(inner, lab, guest.guests.items(), keys, depth + 1)
+        return max(0, int((now - datetime.fromisoformat(created)).total_seconds()))
+    except (ValueError, TypeError):
+        return None
 
 
 def _absent(lab: Lab, name: str, guest: Guest, depth: int) -> GuestStatus:

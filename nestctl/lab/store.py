@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import threading
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from nestctl.adapters.files import hold_lock, write_atomically
 from nestctl.deadline import Deadline
 from nestctl.errors import LabFileError, UsageError
 from nestctl.lab.parse import read_lab
-from nestctl.model.lab import Lab, walk_guests
+from nestctl.model.lab import NAME_PATTERN, Lab, walk_guests
 from nestctl.paths import cache_directory, state_directory
 
 DEFAULT_FILE = Path("lab.yaml")
@@ -84,6 +86,18 @@ def find_lab_name(reference: str | None) -> str:
         raise
 
 
+def find_any_name(reference: str) -> str:
+    """Find the name of a lab that may be gone altogether: that of a file, or the reference when it can be a name."""
+    try:
+        return find_lab_name(reference)
+    except LabFileError:
+        raise
+    except UsageError:
+        if re.fullmatch(NAME_PATTERN, reference):
+            return reference
+        raise
+
+
 def keep_lab(lab: Lab) -> Path:
     """Make the lab's directory and write the lab into it. Other accounts may pass through it, not look into it."""
     directory = lab_directory(lab.name)
@@ -93,7 +107,8 @@ def keep_lab(lab: Lab) -> Path:
         if path.stat().st_uid == os.geteuid():
             path.chmod(0o711)
     document = lab.model_dump(mode="json", exclude_defaults=True)
-    write_atomically(directory / "lab.yaml", yaml.safe_dump(document, sort_keys=False).encode())
+    # A seed may hold secrets.
+    write_atomically(directory / "lab.yaml", yaml.safe_dump(document, sort_keys=False).encode(), mode=0o600)
     return directory
 
 
@@ -112,12 +127,16 @@ def lock_lab(name: str, deadline: Deadline) -> AbstractContextManager[None]:
     return hold_lock(cache_directory() / "locks" / f"{name}.lock", deadline)
 
 
+_boots = threading.Lock()
+
+
 def record_boot(name: str, guest: str, seconds: float) -> None:
     """Note how long a guest took from its start until SSH answered: bench reports it."""
     path = lab_directory(name) / "boots.json"
-    boots = read_boots(name)
-    boots.setdefault(guest, []).append(seconds)
-    write_atomically(path, json.dumps(boots).encode())
+    with _boots:
+        boots = read_boots(name)
+        boots.setdefault(guest, []).append(seconds)
+        write_atomically(path, json.dumps(boots).encode())
 
 
 def read_boots(name: str) -> dict[str, list[float]]:

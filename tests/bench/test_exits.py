@@ -21,7 +21,7 @@ from nestctl.adapters.agent import run_agent
 from nestctl.adapters.shell import Shell
 from nestctl.deadline import Deadline
 from nestctl.image.store import Image
-from nestctl.lab.converge import down
+from nestctl.lab.remove import down
 from nestctl.lab.session import open_levels
 from nestctl.lab.store import find_lab
 from nestctl.model.samples import parse_measurement

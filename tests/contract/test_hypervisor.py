@@ -29,6 +29,8 @@ from nestctl.lab.plan import NetworkPlan
 from nestctl.lab.render import parse_mark, parse_network_owner, render_domain, render_network
 from tests.builders import lab_of_depth, plan_of_depth, plans_of
 from tests.contract.conftest import environment
+from tests.fakes import World, make_machine
+from tests.libvirt_test_driver import for_test_driver
 from tests.needs import need_program
 
 PLAN = plan_of_depth(2, is_emulated=True)
@@ -58,11 +60,14 @@ def embedded(open_embedded: Hypervisor) -> Iterator[Hypervisor]:
         open_embedded.remove_domain(name)
 
 
-@pytest.fixture(params=["embed", "test"])
+@pytest.fixture(params=["embed", "test", "fake"])
 def hypervisor(request: pytest.FixtureRequest) -> Iterator[Hypervisor]:
-    """Every driver that needs no daemon."""
+    """Every driver that needs no daemon, and the fake that other tests take for one."""
     if request.param == "embed":
         yield request.getfixturevalue("embedded")
+        return
+    if request.param == "fake":
+        yield make_machine("this machine", World()).hypervisor
         return
     connection = libvirt.open("test:///default")
     try:
@@ -74,10 +79,7 @@ def hypervisor(request: pytest.FixtureRequest) -> Iterator[Hypervisor]:
 def domain_for(hypervisor: Hypervisor, xml: str | None = None) -> str:
     """The XML of a guest; the test driver knows one type of domain, and no options of QEMU's."""
     text = xml or render_domain(PLAN)
-    if hypervisor.uri.startswith("test:"):
-        text = re.sub("<domain type='[a-z]+'", "<domain type='test'", text)
-        text = re.sub("<(cpu|qemu:commandline|features).*</\\1>", "", text, flags=re.DOTALL)
-    return text
+    return for_test_driver(text) if hypervisor.uri.startswith("test:") else text
 
 
 def names(hypervisor: Hypervisor) -> set[str]:

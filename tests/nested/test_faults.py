@@ -99,6 +99,36 @@ def test_a_port_that_is_taken_while_the_guest_is_off_is_replaced(small: Lab) -> 
         assert small.nestctl("ssh", "one", "--", "hostname").expect(0).stdout == "one\n"
 
 
+def test_what_stays_behind_is_named_and_keeps_down_from_saying_that_all_is_done(small: Lab) -> None:
+    """A QEMU of ours that libvirt does not know any more: its disk is open, its port is taken."""
+    small.nestctl("up").expect(0)
+    assert small.nestctl("audit", "small").expect(1).stdout
+    (command,) = _commands(small)
+    for path in (small.state / "embed/etc/qemu/small-one.xml", small.state / "embed/run/qemu/small-one.xml"):
+        if not path.exists():
+            missing("the embedded driver is not what is used here")
+        path.unlink()
+    left = small.nestctl("down").expect(4)
+    assert "Not everything of the lab 'small' could be removed" in left.stderr
+    assert f"process: QEMU of 'small-one', process {command}" in left.stderr
+    assert "port: 127.0.0.1:" in left.stderr
+    os.kill(command, signal.SIGKILL)
+    wait_until(lambda: small.processes() == [])
+    small.nestctl("down").expect(0)
+    assert "Nothing of the lab 'small'" in small.nestctl("audit", "small").expect(0).stderr
+
+
+def _commands(lab: Lab) -> list[int]:
+    """The process numbers of a lab's QEMUs."""
+    return [
+        int(path.parent.name)
+        for path in Path("/proc").glob("[0-9]*/cmdline")
+        if path.exists()
+        and f"guest={lab.name}-".encode() in (words := path.read_bytes())
+        and str(lab.state).encode() in words
+    ]
+
+
 def test_a_lab_does_not_touch_another_one(small: Lab) -> None:
     """Two labs on one machine, in one libvirt: removing one leaves the other as it was."""
     small.nestctl("up").expect(0)

@@ -150,13 +150,79 @@ def test_a_changed_lab_file_is_refused_and_nothing_is_touched(lab: Lab) -> None:
     try:
         path.write_text(original.replace("cpus: 2", "cpus: 1"))
         refused = lab.nestctl("up").expect(2)
-        assert "'l1' exists with other settings" in refused.stderr
+        assert "'l1' exists with other settings: cpus 2 -> 1" in refused.stderr
         path.write_text(original.replace("disk_gib: 4", "disk_gib: 3"))
-        assert "'l2' exists with other settings" in lab.nestctl("up").expect(2).stderr
+        assert "'l2' exists with other settings: disk_gib 4 -> 3" in lab.nestctl("up").expect(2).stderr
+        plan = lab.nestctl("plan", "--json").expect(1).json
+        assert plan["guests"][0]["action"] == "keep"
+        assert plan["guests"][0]["guests"][0]["action"] == "recreate"
     finally:
         path.write_text(original)
     assert lab.processes() == before
+    assert "nothing to do" in lab.nestctl("plan").expect(0).stdout
     lab.nestctl("up").expect(0)
+
+
+def test_what_was_broken_behind_our_back_is_seen_at_every_level_and_mended(lab: Lab, l1: Host) -> None:
+    """L2 stopped and without its disk, then gone, then with settings it does not have; labels changed on the way."""
+    path = lab.directory / "lab.yaml"
+    original = path.read_text()
+    connect = "virsh -q -c qemu:///system"
+
+    def inner() -> dict[str, Any]:
+        plan = lab.nestctl("plan", "--json").expect(1).json
+        found: dict[str, Any] = plan["guests"][0]["guests"][0]
+        return found
+
+    before = lab.processes()
+    try:
+        l1.run_test(f"{connect} destroy demo-l2")
+        assert (inner()["action"], inner()["reason"]) == ("start", "it is off")
+        l1.run_test("rm /var/lib/nestctl/guests/demo/l2.qcow2")
+        assert (inner()["action"], inner()["reason"]) == ("create", "its disk is gone")
+        l1.run_test(f"{connect} undefine demo-l2")
+        assert inner()["action"] == "create"
+        path.write_text(original.replace("cpus: 2", "cpus: 2\n    labels: {owner: me}"))
+        dry = lab.nestctl("up", "--dry-run").expect(1).stdout
+        assert "1 to create, 1 to change" in dry
+        lab.nestctl("up").expect(0)
+        lab.nestctl("plan").expect(0)
+        assert lab.nestctl("ssh", "l2", "--", "systemd-detect-virt").expect(0).stdout == "kvm\n"
+        l1.run_test(
+            f'{connect} dumpxml --inactive demo-l2 | sed \'s/"disk_gib":4/"disk_gib":5/\' > /tmp/edited.xml && '
+            f"{connect} define /tmp/edited.xml"
+        )
+        assert inner()["differences"] == [{"setting": "disk_gib", "there": 5, "wanted": 4}]
+    finally:
+        path.write_text(original)
+        l1.run("rm -f /tmp/edited.xml")
+    lab.nestctl("up", "--recreate").expect(0)
+    assert "nothing to do" in lab.nestctl("plan").expect(0).stdout
+    assert lab.processes() == before
+
+
+def test_the_lab_is_listed_with_its_age_and_all_its_traces_are_found(lab: Lab, status: dict[str, Any]) -> None:
+    assert status["guests"][0]["age_s"] > 0
+    assert status["guests"][0]["guests"][0]["age_s"] > 0
+    (listed,) = lab.nestctl("list", "--json").expect(0).json["labs"]
+    assert {key: listed[key] for key in ("name", "outermost", "running", "guests")} == {
+        "name": "demo",
+        "outermost": 1,
+        "running": 1,
+        "guests": 2,
+    }
+    traces = lab.nestctl("audit", "demo", "--json").expect(1).json["traces"]
+    kinds = {trace["kind"] for trace in traces}
+    assert {"domain", "process", "port", "disk", "seed", "key", "file"} <= kinds
+    port = status["guests"][0]["ssh_port"]
+    assert f"127.0.0.1:{port}" in [trace["name"] for trace in traces]
+
+
+def test_a_nestctl_inside_would_be_told_what_is_taken_further_out(l1: Host) -> None:
+    taken = l1.file("/etc/nestctl/subnets").content_string.split()
+    outer, inner = (ipaddress.IPv4Network(text) for text in taken[:2])
+    routes = [route["dst"] for route in json.loads(l1.check_output("ip -j -4 route"))]
+    assert {str(outer), str(inner)} <= set(routes)
 
 
 def test_keys_are_private_and_in_no_log(lab: Lab) -> None:

@@ -11,7 +11,7 @@ names = st.from_regex(r"[a-c]([a-c0-9-]{0,6}[a-c0-9])?", fullmatch=True)
 
 
 @st.composite
-def labs(draw: st.DrawFn) -> Lab:
+def labs(draw: st.DrawFn, max_cpus: int = 255) -> Lab:
     """A lab whose guests have room for those inside them, with names that are unique in all of it."""
     name, *guest_names = draw(st.lists(names, min_size=2, max_size=9, unique=True))
     tree: dict[str, list[str]] = {guest: [] for guest in guest_names}
@@ -24,7 +24,7 @@ def labs(draw: st.DrawFn) -> Lab:
         inner = {child: make(child) for child in tree[guest]}
         needed = sum(child.memory_mib for child in inner.values()) + (HYPERVISOR_RESERVE_MIB if inner else 256)
         return Guest(
-            cpus=draw(st.integers(1, 255)),
+            cpus=draw(st.integers(1, max_cpus)),
             memory_mib=needed + draw(st.integers(0, 4096)),
             disk_gib=draw(st.integers(2, 65_536)),
             guests=inner,

@@ -14,7 +14,7 @@ from nestctl.errors import NestctlError
 from nestctl.image.recipe import parse_os_release, parse_sources, select_sources
 from nestctl.image.store import parse_manifest
 from nestctl.lab.addresses import parse_routes
-from nestctl.lab.host import parse_available_mib
+from nestctl.lab.admission import parse_available_mib
 from nestctl.lab.parse import parse_lab
 from nestctl.lab.verify import parse_truth
 

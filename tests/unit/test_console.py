@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import io
 import json
 import re
+import sys
+import threading
 
 import pytest
 from rich.table import Table
@@ -60,3 +63,47 @@ def test_lines_hang_below_their_text_on_a_narrow_terminal_only(
     monkeypatch.setenv("COLUMNS", "30")
     print_hanging("head      " + "word " * 6, indent=10)
     assert capsys.readouterr().out.splitlines() == ["head      word word word word", "          word word"]
+
+
+def test_steps_of_several_threads_are_all_said(capsys: pytest.CaptureFixture[str]) -> None:
+    def work(number: int) -> None:
+        with step(f"Booting g{number}"):
+            barrier.wait(timeout=20)
+
+    barrier = threading.Barrier(4)
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    lines = capsys.readouterr().err.splitlines()
+    assert sorted(line.split("] ")[1].split(":")[0].removesuffix(" ...") for line in lines) == sorted(
+        [f"Booting g{number}" for number in range(4)] * 2
+    )
+
+
+def test_on_a_terminal_steps_of_several_threads_share_one_display(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rich allows one live display; what is said meanwhile goes above it."""
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    barrier = threading.Barrier(3)
+
+    def work(number: int) -> None:
+        with step(f"Booting [g{number}]"):
+            barrier.wait(timeout=20)
+            say(f"word of g{number}")
+            barrier.wait(timeout=20)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    text = terminal.getvalue()
+    for number in range(3):
+        assert f"word of g{number}" in text
+        assert f"Booting [g{number}]: done in" in text
+    say("later")
+    assert terminal.getvalue().endswith("later\n")

@@ -10,7 +10,17 @@ import pytest
 
 from nestctl.errors import FailedError
 from nestctl.lab import addresses
-from nestctl.lab.addresses import allocate_subnets, choose_port, choose_subnets, parse_routes, read_routes
+from nestctl.lab.addresses import (
+    allocate_subnets,
+    choose_port,
+    choose_subnets,
+    parse_routes,
+    read_outer_subnets,
+    read_routes,
+    select_pool,
+)
+
+HOME = IPv4Network("192.168.1.0/24")
 
 # As a laptop with Docker, libvirt and a VPN has it.
 ROUTES = """\
@@ -47,6 +57,24 @@ def test_a_route_to_all_of_the_pool_leaves_none(route: str) -> None:
 
 def test_a_wide_route_takes_all_it_covers() -> None:
     assert next(choose_subnets([IPv4Network("10.213.0.0/17")])) == IPv4Network("10.213.128.0/24")
+
+
+def test_a_lab_keeps_its_subnets_and_gets_more_for_new_levels() -> None:
+    kept = (IPv4Network("10.213.7.0/24"), IPv4Network("10.213.1.0/24"))
+    occupied = [IPv4Network("10.213.0.0/24"), IPv4Network("10.213.7.0/24")]
+    assert allocate_subnets(3, occupied, kept) == (*kept, IPv4Network("10.213.2.0/24"))
+    assert allocate_subnets(1, occupied, kept) == kept[:1]
+
+
+def test_what_is_written_down_for_inner_machines_is_read(tmp_path: Path) -> None:
+    (tmp_path / "subnets").write_text("# made by nestctl\n10.213.0.0/24\nnonsense\n10.213.5.0/24\n")
+    assert [str(it) for it in read_outer_subnets(tmp_path / "subnets")] == ["10.213.0.0/24", "10.213.5.0/24"]
+    assert read_outer_subnets(tmp_path / "nothing") == ()
+
+
+def test_only_subnets_of_the_pool_are_passed_on() -> None:
+    inside, wide = IPv4Network("10.213.3.0/24"), IPv4Network("10.0.0.0/8")
+    assert select_pool([HOME, inside, wide, inside]) == (inside, wide)
 
 
 def test_subnets_are_the_same_each_time() -> None:

@@ -14,6 +14,7 @@ from nestctl.lab.render import (
     parse_forwarded_port,
     parse_mark,
     parse_network_owner,
+    parse_network_subnets,
     render_domain,
     render_network,
 )
@@ -112,7 +113,14 @@ def test_what_is_rendered_can_be_read_back() -> None:
             is_hypervisor=plan.is_hypervisor,
             digest=plan.digest,
             settings=plan.settings,
+            subnets=("10.213.0.0/24", "10.213.1.0/24", "10.213.2.0/24"),
         )
+
+
+def test_when_a_guest_was_made_is_kept() -> None:
+    mark = parse_mark(render_domain(plan_of_depth(1), created="2026-01-02T03:04:05+00:00"))
+    assert mark
+    assert mark.created == "2026-01-02T03:04:05+00:00"
 
 
 def test_settings_that_were_damaged_are_none() -> None:
@@ -151,6 +159,13 @@ def test_a_network_knows_whose_it_is() -> None:
     assert [it.attrib for it in root.iterfind("ip")] == [{"address": "10.213.1.1", "prefix": "24"}]
     assert root.find("ip/dhcp") is None
     assert parse_network_owner("<network><name>default</name></network>") == ""
+
+
+def test_the_subnets_of_any_network_are_read() -> None:
+    xml = """<network><name>default</name>
+      <ip address='192.168.122.1' netmask='255.255.255.0'/><ip address='10.0.0.1' prefix='16'/>
+      <ip family='ipv6' address='fd00::1' prefix='64'/><ip address='10.9.9.9'/></network>"""
+    assert [str(it) for it in parse_network_subnets(xml)] == ["192.168.122.0/24", "10.0.0.0/16", "10.9.9.9/32"]
 
 
 def test_no_value_can_leave_its_place() -> None:

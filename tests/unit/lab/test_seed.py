@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from nestctl.adapters.process import LocalShell
 from nestctl.deadline import Deadline
 from nestctl.errors import GuestError
+from nestctl.lab.addresses import parse_subnets
 from nestctl.lab.seed import FAILURE_FILE, LOG_FILE, render_seed
 from nestctl.lab.verify import expect_seeded, parse_truth
 from nestctl.model.lab import Guest, Lab
@@ -31,6 +33,7 @@ MODES = {
     "etc/ssh/ssh_host_ed25519_key": 0o600,
     "etc/ssh/ssh_host_ed25519_key.pub": 0o644,
     "root/.ssh/authorized_keys": 0o600,
+    "etc/nestctl/subnets": 0o644,
 }
 
 
@@ -65,6 +68,15 @@ def test_a_guest_knows_itself_and_those_inside_it() -> None:
         "10.213.1.10 a.demo a",
         "10.213.1.11 b.demo b",
     ]
+
+
+def test_a_hypervisor_is_told_which_subnets_are_taken_further_out() -> None:
+    others = (IPv4Network("10.213.7.0/24"),)
+    files = unpack(render_seed(plans_of(LAB, occupied=others)[0], KEYS))
+    assert list(parse_subnets(files["etc/nestctl/subnets"])) == [
+        IPv4Network(text) for text in ("10.213.0.0/24", "10.213.1.0/24", "10.213.7.0/24")
+    ]
+    assert "etc/nestctl/subnets" not in unpack(render_seed(OUTER.guests[0], KEYS))
 
 
 def test_the_network_is_set_by_the_plan() -> None:

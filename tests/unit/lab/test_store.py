@@ -135,6 +135,7 @@ def test_a_kept_lab_can_be_passed_through_but_not_looked_into() -> None:
     for path in (state_directory(), directory.parent, directory):
         assert stat.S_IMODE(path.stat().st_mode) == 0o711
     assert [path.name for path in directory.iterdir()] == ["lab.yaml"]
+    assert stat.S_IMODE((directory / "lab.yaml").stat().st_mode) == 0o600
 
 
 def test_nothing_is_left_of_a_forgotten_lab() -> None:

@@ -1,0 +1,94 @@
+"""Look for everything of a lab's that is on this machine, wherever it could have been left.
+
+What is inside a guest is on the guest's disk. libvirt's own log files stay, as it leaves them of every domain.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from nestctl.adapters.embedded import embedded_root
+from nestctl.adapters.libvirt import Hypervisor, choose_uri
+from nestctl.lab.host import has_domains, open_connection
+from nestctl.lab.render import parse_mark, parse_network_owner
+from nestctl.paths import state_directory
+
+# Where libvirt keeps what belongs to a domain by its name: its firmware's variables, saved memory.
+_LIBVIRT_DIRECTORIES = (Path("/var/lib/libvirt/qemu"), Path("~/.config/libvirt/qemu").expanduser())
+_KEPT_BY_NAME = ("nvram", "save")
+
+_KINDS = {"keys.json": "key", "client_key": "key", ".qcow2": "disk", ".seed.tar": "seed"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace:
+    """One thing of a lab's: its `kind`, and a `name` by which it is found."""
+
+    lab: str
+    kind: str
+    name: str
+
+
+def audit(lab: str | None, *, connect: str | None) -> tuple[Trace, ...]:
+    """List everything that is there of one lab, or of all of them."""
+    uri = choose_uri(connect)
+    if not has_domains(uri):
+        return tuple(find_traces(lab, None))
+    with open_connection(uri) as hypervisor:
+        return tuple(find_traces(lab, hypervisor))
+
+
+def find_traces(lab: str | None, hypervisor: Hypervisor | None) -> Iterator[Trace]:
+    """Yield everything of one lab, or of all, that libvirt, the file system and the list of processes have."""
+    domains = hypervisor.list_domains() if hypervisor else ()
+    for domain in domains:
+        if (mark := parse_mark(domain.xml)) and lab in (None, mark.lab):
+            yield Trace(lab=mark.lab, kind="domain", name=domain.name)
+    for network in hypervisor.list_networks() if hypervisor else ():
+        if (owner := parse_network_owner(network.xml)) and lab in (None, owner):
+            yield Trace(lab=owner, kind="network", name=network.name)
+    yield from _find_files(lab)
+    yield from _find_kept_by_name(lab, {it.name for it in domains})
+    yield from find_processes(lab, state_directory() / "labs")
+
+
+def _find_files(lab: str | None) -> Iterator[Trace]:
+    root = state_directory() / "labs"
+    for directory in sorted(root.iterdir()) if root.is_dir() else ():
+        if lab not in (None, directory.name):
+            continue
+        files = sorted(path for path in directory.rglob("*") if not path.is_dir())
+        for path in files or [directory]:
+            kind = next((kind for end, kind in _KINDS.items() if path.name.endswith(end)), "file")
+            yield Trace(lab=directory.name, kind=kind, name=str(path))
+
+
+def _find_kept_by_name(lab: str | None, others: Iterable[str]) -> Iterator[Trace]:
+    """Yield files named after a domain that is gone; without a lab to ask for they cannot be told from others'."""
+    if lab is None:
+        return
+    for root in (*_LIBVIRT_DIRECTORIES, embedded_root() / "lib/qemu"):
+        for kind in _KEPT_BY_NAME:
+            for path in sorted((root / kind).glob(f"{lab}-*")) if (root / kind).is_dir() else ():
+                if not any(path.name.startswith((f"{name}_", f"{name}.")) for name in others):
+                    yield Trace(lab=lab, kind=kind, name=str(path))
+
+
+def find_processes(lab: str | None, labs: Path, proc: Path = Path("/proc")) -> Iterator[Trace]:
+    """Yield the QEMUs that have disks of a lab's open, and the ports that they forward."""
+    pattern = re.compile(rf"{re.escape(str(labs))}/([^/,]+)/[^/,]+\.qcow2")
+    for path in sorted(proc.glob("[0-9]*/cmdline")):
+        try:
+            words = path.read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue
+        found = pattern.search(" ".join(words))
+        if not found or "qemu" not in Path(words[0]).name or lab not in (None, found[1]):
+            continue
+        name = next((word for word in words if word.startswith("guest=")), "guest=?").split(",")[0][6:]
+        yield Trace(lab=found[1], kind="process", name=f"QEMU of '{name}', process {path.parent.name}")
+        for port in re.findall(r"hostfwd=tcp:127\.0\.0\.1:(\d+)-", " ".join(words)):
+            yield Trace(lab=found[1], kind="port", name=f"127.0.0.1:{port}")

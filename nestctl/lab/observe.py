@@ -1,0 +1,113 @@
+"""Look what is there of a lab, asked of libvirt at each level, and of the guests themselves."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
+
+from nestctl.adapters.libvirt import Domain
+from nestctl.deadline import Deadline
+from nestctl.errors import NestctlError
+from nestctl.lab.keys import LabKeys
+from nestctl.lab.level import Access, Level
+from nestctl.lab.parallel import run_all
+from nestctl.lab.plan import Contact
+from nestctl.lab.render import Mark, parse_contact, parse_mark
+from nestctl.lab.verify import Truth, read_truth
+
+# A guest that runs answers within this time, a level; one that boots may be looked at again.
+_REACH_TIMEOUT_S = 30.0
+
+# Connections that are opened at once to look; each is little work on this machine.
+_LOOKS = 16
+
+_LIST_MISSING = 'for file; do [ -e "$file" ] || echo "$file"; done'
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observed:
+    """A guest of the lab's that is there.
+
+    `inside` is what its own libvirt has; None when that could not be looked into, and `reason` says why. `truth` is
+    what the guest says of itself, None when it was not asked. `is_disk_gone` is only looked at when it is off.
+    """
+
+    domain: Domain
+    mark: Mark
+    contact: Contact
+    is_disk_gone: bool = False
+    truth: Truth | None = None
+    inside: Inside | None = None
+    reason: str = ""
+
+    @property
+    def is_running(self) -> bool:
+        return self.domain.is_running
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inside:
+    """What one libvirt has: guests of the lab's, and the names of all other domains."""
+
+    guests: tuple[Observed, ...] = ()
+    strangers: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """How to look at a lab. Guests that are no hypervisors are asked only when `is_thorough`."""
+
+    lab: str
+    keys: LabKeys | None
+    access: Access
+    is_thorough: bool
+    stop: threading.Event = field(default_factory=threading.Event)
+
+
+def observe(level: Level, look: Look) -> Inside:
+    """Look what a hypervisor has of a lab, and inside every guest of it that runs and is a hypervisor."""
+    guests: list[Observed] = []
+    strangers: set[str] = set()
+    for domain in level.hypervisor.list_domains():
+        mark = parse_mark(domain.xml)
+        if mark and mark.lab == look.lab:
+            guests.append(Observed(domain=domain, mark=mark, contact=parse_contact(domain.name, domain.xml)))
+        else:
+            strangers.add(domain.name)
+    missing = _list_missing(level, [_disk(it) for it in guests if not it.is_running])
+    marked = [replace(it, is_disk_gone=not it.is_running and str(_disk(it)) in missing) for it in guests]
+    looks = [lambda it=it: _look_into(level, it, look) for it in marked]
+    return Inside(guests=run_all(looks, jobs=_LOOKS, stop=look.stop), strangers=frozenset(strangers))
+
+
+def _look_into(level: Level, guest: Observed, look: Look) -> Observed:
+    if not guest.is_running:
+        return replace(guest, reason=f"'{guest.mark.name}' is off")
+    if not (look.is_thorough or guest.mark.is_hypervisor):
+        return guest
+    if look.keys is None or guest.mark.name not in look.keys.hosts:
+        return replace(guest, reason=f"the key of '{guest.mark.name}' is lost")
+    timeout_s = _REACH_TIMEOUT_S * max(guest.mark.level, 1)
+    deadline = Deadline.after(timeout_s, f"An answer from '{guest.mark.name}' by SSH", stop=look.stop)
+    try:
+        with look.access.open_guest(level, guest.contact, look.keys, deadline) as shell:
+            truth = read_truth(shell, deadline)
+            if not guest.mark.is_hypervisor:
+                return replace(guest, truth=truth)
+            with look.access.open_level_in(shell) as inner:
+                return replace(guest, truth=truth, inside=observe(inner, look))
+    except NestctlError as error:
+        return replace(guest, reason=f"'{guest.mark.name}' does not answer: {error.message.splitlines()[0]}")
+
+
+def _disk(guest: Observed) -> PurePosixPath:
+    return guest.contact.console.parent / f"{guest.mark.name}.qcow2"
+
+
+def _list_missing(level: Level, paths: list[PurePosixPath]) -> set[str]:
+    if not paths:
+        return set()
+    command = ("sh", "-c", _LIST_MISSING, "sh", *(str(path) for path in paths))
+    deadline = Deadline.after(60, f"Looking for disks on {level.shell.where}")
+    return set(level.shell.run(command, deadline=deadline).expect_success().text.splitlines())

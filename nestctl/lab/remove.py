@@ -1,0 +1,125 @@
+"""Make a lab be gone: everything that `up` made of it, and nothing else. It can be repeated."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from nestctl.adapters.libvirt import Domain, choose_uri
+from nestctl.adapters.process import LocalShell
+from nestctl.deadline import Deadline
+from nestctl.errors import FailedError, NestctlError
+from nestctl.lab.audit import find_traces
+from nestctl.lab.converge import DEFAULT_JOBS, LOCK_TIMEOUT_S, Failure, raise_failures
+from nestctl.lab.host import open_connection
+from nestctl.lab.keys import LabKeys, find_keys
+from nestctl.lab.level import Access, Level, SshAccess, Step, list_own_domains
+from nestctl.lab.parallel import run_all
+from nestctl.lab.plan import GUEST_DIRECTORY, Contact
+from nestctl.lab.render import Mark, parse_contact, parse_network_owner
+from nestctl.lab.store import forget_lab, lab_directory, lock_lab
+
+# How long a guest that is to be removed is given to answer, a level.
+_REACH_TIMEOUT_S = 20.0
+
+# How long what was told to end is given, and how often it is looked for, in seconds.
+_LEFT_TIMEOUT_S = 5.0
+_LOOK_AGAIN_S = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removal:
+    """What stays the same while one lab is removed; `keys` are None when they are lost."""
+
+    lab: str
+    keys: LabKeys | None
+    step: Step
+    warn: Callable[[str], None]
+    access: Access
+    stop: threading.Event = field(default_factory=threading.Event)
+    failures: list[Failure] = field(default_factory=list)
+
+
+def down(name: str, *, connect: str | None, step: Step, warn: Callable[[str], None]) -> bool:
+    """Remove everything `up` made of a lab, innermost guests first, and nothing else. Return whether there was any.
+
+    A guest that cannot be reached is removed with all that is inside it, and `warn` is told.
+    """
+    with (
+        lock_lab(name, Deadline.after(LOCK_TIMEOUT_S, f"Waiting for another nestctl at work on '{name}'")),
+        open_connection(choose_uri(connect)) as hypervisor,
+    ):
+        return remove(Level(shell=LocalShell(), hypervisor=hypervisor), name, step=step, warn=warn, access=SshAccess())
+
+
+def remove(level: Level, name: str, *, step: Step, warn: Callable[[str], None], access: Access) -> bool:
+    """Do what `down` does, on a level that is open."""
+    is_there = lab_directory(name).exists() or bool(list_own_domains(level.hypervisor, name))
+    removal = Removal(lab=name, keys=_find_keys(name, warn), step=step, warn=warn, access=access)
+    take_down(level, removal)
+    raise_failures(removal.failures)
+    forget_lab(name)
+    expect_nothing_left(name, level)
+    return is_there
+
+
+def expect_nothing_left(name: str, level: Level) -> None:
+    """Raise `FailedError` with all that is still there of a lab; a QEMU that was told to end is given its time."""
+    deadline = Deadline.after(_LEFT_TIMEOUT_S, "The end of all guests")
+    while traces := tuple(find_traces(name, level.hypervisor)):
+        if deadline.is_over:
+            said = "\n".join(f"  {it.kind}: {it.name}" for it in traces)
+            raise FailedError(
+                f"Not everything of the lab '{name}' could be removed. Still there:\n{said}",
+                hint=f"'nestctl down {name}' tries again, 'nestctl audit {name}' looks again.",
+            )
+        time.sleep(_LOOK_AGAIN_S)
+
+
+def _find_keys(name: str, warn: Callable[[str], None]) -> LabKeys | None:
+    try:
+        return find_keys(name)
+    except NestctlError as error:
+        warn(error.message)
+        return None
+
+
+def take_down(level: Level, removal: Removal) -> None:
+    """Remove a lab's guests from a level, and before each the guests inside it; then the lab's networks."""
+    tasks = [
+        lambda domain=domain, mark=mark: _take_down_one(level, domain, mark, removal)
+        for domain, mark in list_own_domains(level.hypervisor, removal.lab)
+    ]
+    run_all(tasks, jobs=DEFAULT_JOBS, stop=removal.stop)
+    for network in level.hypervisor.list_networks():
+        if parse_network_owner(network.xml) == removal.lab:
+            level.hypervisor.remove_network(network.name)
+
+
+def _take_down_one(level: Level, domain: Domain, mark: Mark, removal: Removal) -> None:
+    if removal.stop.is_set():
+        raise KeyboardInterrupt
+    contact = parse_contact(domain.name, domain.xml)
+    if domain.is_running and removal.keys and mark.is_hypervisor:
+        try:
+            _take_down_inside(level, contact, removal.keys, removal)
+        except NestctlError as error:
+            removal.warn(f"What is inside '{contact.name}' goes with it unseen: {error.message.splitlines()[0]}")
+    try:
+        with removal.step(f"Removing {contact.name}"):
+            level.hypervisor.remove_domain(domain.name)
+    except NestctlError as error:
+        removal.failures.append(Failure(name=contact.name, error=error))
+
+
+def _take_down_inside(level: Level, contact: Contact, keys: LabKeys, removal: Removal) -> None:
+    purpose = f"An answer from '{contact.name}' by SSH"
+    deadline = Deadline.after(_REACH_TIMEOUT_S * contact.level, purpose, stop=removal.stop)
+    with (
+        removal.access.open_guest(level, contact, keys, deadline) as shell,
+        removal.access.open_level_in(shell) as inner,
+    ):
+        take_down(inner, removal)
+        shell.run(("rm", "-rf", str(GUEST_DIRECTORY / removal.lab)), deadline=deadline).expect_success()

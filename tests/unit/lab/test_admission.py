@@ -1,0 +1,85 @@
+"""What fits is let through, what cannot fit is refused with its sums, what may become too much is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nestctl.errors import ExitCode, PrerequisiteError
+from nestctl.lab.admission import Room, check_room, parse_available_mib, read_room
+from nestctl.lab.compare import Change, compare
+from nestctl.lab.observe import Inside
+from nestctl.model.lab import Guest, Lab
+from tests.builders import lab_of_depth, plans_of
+
+MEMINFO = "MemTotal:        4028440 kB\nMemFree:          210000 kB\nMemAvailable:    3145728 kB\n"
+
+
+def room(**changes: Any) -> Room:
+    return Room(**{"cpus": 2, "available_mib": 3072, "free_gib": 100.0, **changes})
+
+
+def all_new(lab: Lab) -> tuple[Change, ...]:
+    return compare(plans_of(lab), Inside())
+
+
+def lab(**guests: Guest) -> Lab:
+    return Lab(name="demo", guests=guests)
+
+
+def test_what_is_available_is_read_in_mib(tmp_path: Path) -> None:
+    assert parse_available_mib(MEMINFO) == 3072
+    (tmp_path / "meminfo").write_text(MEMINFO)
+    seen = read_room(tmp_path / "not" / "there", meminfo=tmp_path / "meminfo")
+    assert seen.available_mib == 3072
+    assert seen.cpus >= 1
+    assert seen.free_gib > 0
+
+
+@pytest.mark.parametrize("text", ["", "MemTotal: 12 kB\n"])
+def test_a_kernel_that_does_not_say_is_not_guessed_for(text: str) -> None:
+    assert parse_available_mib(text) is None
+    check_room(all_new(lab_of_depth(5)), room(available_mib=None))
+
+
+def test_guests_that_fit_are_let_through() -> None:
+    assert check_room(all_new(lab_of_depth(2)), room()) == ()
+    assert check_room((), room(available_mib=0)) == ()
+
+
+def test_guests_that_do_not_fit_are_said_with_their_sum() -> None:
+    two = lab(a=Guest(memory_mib=2048), b=Guest(memory_mib=1024))
+    with pytest.raises(PrerequisiteError, match=r"need 3328 MiB \(a 2176 \+ b 1152\), .* 3072 MiB available") as raised:
+        check_room(all_new(two), room())
+    assert raised.value.exit_code == ExitCode.NOT_FOUND_OUT
+    assert "memory_mib" in raised.value.hint
+
+
+def test_a_long_sum_is_shown_short() -> None:
+    many = lab(**{f"g{index}": Guest() for index in range(300)})
+    with pytest.raises(PrerequisiteError, match=r"g9 1152 \+ 290 more\)"):
+        check_room(all_new(many), room())
+
+
+def test_many_vcpus_are_said_and_far_too_many_are_refused() -> None:
+    (warning,) = check_room(all_new(lab(a=Guest(cpus=9))), room())
+    assert warning == "the guests in this machine have 9 vCPUs together for 2 CPUs; they will wait for each other."
+    with pytest.raises(
+        PrerequisiteError, match=r"this machine have 33 vCPUs together, and it has 2 CPUs: more than 16"
+    ):
+        check_room(all_new(lab(a=Guest(cpus=16), b=Guest(cpus=17))), room(available_mib=None))
+
+
+def test_vcpus_are_counted_in_every_hypervisor() -> None:
+    inner = {"x": Guest(memory_mib=256, cpus=5)}
+    (warning,) = check_room(all_new(lab(a=Guest(memory_mib=2048, guests=inner))), room())
+    assert "the guests in 'a' have 5 vCPUs together for 1 CPUs" in warning
+
+
+def test_disks_that_could_outgrow_their_place_are_said() -> None:
+    inner = {"x": Guest(memory_mib=256, disk_gib=9)}
+    here, inside = check_room(all_new(lab(a=Guest(memory_mib=2048, disk_gib=8, guests=inner))), room(free_gib=7.5))
+    assert here == "the new disks may grow to 8 GiB together, and 7.5 GiB are free."
+    assert inside == "the disks in 'a' may grow to 9 GiB together, and its own has 8 GiB."
