@@ -69,8 +69,11 @@ class FakeHypervisor(Hypervisor):
     def list_domains(self) -> tuple[Domain, ...]:
         return tuple(
             Domain(name=name, is_running=bool(it.live_xml), xml=it.xml, live_xml=it.live_xml)
-            for name, it in self.domains.items()
+            for name, it in list(self.domains.items())
         )
+
+    def find_domain(self, name: str) -> Domain | None:
+        return next((it for it in self.list_domains() if it.name == name), None)
 
     def define_domain(self, xml: str) -> None:
         self.world.effect()

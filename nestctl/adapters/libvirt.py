@@ -71,8 +71,18 @@ class Hypervisor:
     connection: Any
 
     def list_domains(self) -> tuple[Domain, ...]:
+        """List all domains; one that is removed meanwhile is left out."""
         with _errors(f"list the domains of {self.where}"):
-            return tuple(_observe(domain) for domain in self.connection.listAllDomains())
+            return tuple(it for domain in self.connection.listAllDomains() if (it := _observe(domain)))
+
+    def find_domain(self, name: str) -> Domain | None:
+        with _errors(f"look for the domain '{name}' on {self.where}"):
+            try:
+                return _observe(self.connection.lookupByName(name))
+            except libvirt.libvirtError as error:
+                if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                    return None
+                raise
 
     def define_domain(self, xml: str) -> None:
         """Define a domain, checked against libvirt's schema (elements it does not know are errors, not ignored)."""
@@ -244,14 +254,20 @@ def _run_event_loop() -> None:
         libvirt.virEventRunDefaultImpl()
 
 
-def _observe(domain: Any) -> Domain:
-    is_running = bool(domain.isActive())
-    return Domain(
-        name=domain.name(),
-        is_running=is_running,
-        xml=domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE),
-        live_xml=domain.XMLDesc() if is_running else "",
-    )
+def _observe(domain: Any) -> Domain | None:
+    """Read a domain; None when it is not there any more."""
+    try:
+        is_running = bool(domain.isActive())
+        return Domain(
+            name=domain.name(),
+            is_running=is_running,
+            xml=domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE),
+            live_xml=domain.XMLDesc() if is_running else "",
+        )
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            return None
+        raise
 
 
 def _destroy(domain: Any) -> None:

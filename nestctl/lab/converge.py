@@ -215,7 +215,7 @@ def _bring_up_one(level: Level, change: Change, plan: GuestPlan, run: Run) -> Gu
             return plan
         inner = stack.enter_context(run.access.open_level_in(shell))
         guests = change.guests
-        if change.action is not Action.CREATE and any(it.observed is None for it in guests):
+        if any(it.action is Action.UNKNOWN for it in guests):
             # Nobody could look into it before; now it runs.
             look = Look(lab=run.lab, keys=run.keys, access=run.access, is_thorough=True, stop=run.stop)
             guests = compare(plan.guests, observe(inner, look))
@@ -262,7 +262,7 @@ def _start(level: Level, change: Change, plan: GuestPlan, run: Run, stack: ExitS
         if is_booting:
             record_boot(run.lab, plan.name, time.monotonic() - begun_s)
         truth = read_truth(shell, deadline)
-    domain = next((it for it in level.hypervisor.list_domains() if it.name == plan.domain), None)
+    domain = level.hypervisor.find_domain(plan.domain)
     _verify(plan, parse_domain_type(domain.live_xml) if domain and domain.is_running else "absent", truth)
     return plan, shell
 

@@ -50,7 +50,7 @@ def create_guest(level: Level, plan: GuestPlan, keys: LabKeys, deadline: Deadlin
         define_guest(level, plan, created=created)
         return start_guest(level, plan, created=created)
     except BaseException:
-        if any(domain.name == plan.domain for domain in level.hypervisor.list_domains()):
+        if level.hypervisor.find_domain(plan.domain):
             level.hypervisor.remove_domain(plan.domain)
         remove_files(level.shell, plan.place.directory, plan.name)
         raise

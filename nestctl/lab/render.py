@@ -63,7 +63,7 @@ def parse_mark(xml: str) -> Mark | None:
     return Mark(
         lab=element.get("lab", ""),
         name=element.get("name", ""),
-        level=int(element.get("level", "0")),
+        level=int(level) if (level := element.get("level", "")).isdecimal() else 1,
         address=element.get("address", ""),
         is_hypervisor=element.get("hypervisor") == "yes",
         digest=element.get("digest", ""),
@@ -76,7 +76,7 @@ def parse_mark(xml: str) -> Mark | None:
 def _parse_settings(text: str) -> Mapping[str, Any]:
     try:
         document = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return document if isinstance(document, dict) else {}
 

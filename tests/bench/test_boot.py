@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -102,7 +103,7 @@ def _kill(plan: GuestPlan) -> None:
     pid = Path(f"{plan.disk}.pid")
     if pid.exists():
         os.kill(int(pid.read_text()), signal.SIGKILL)
-    subprocess.run(f"rm -f {shlex.quote(str(plan.place.directory))}/*", shell=True, check=True)  # noqa: S602
+    subprocess.run(f"rm -f {shlex.quote(str(plan.place.directory))}/{plan.name}.*", shell=True, check=True)  # noqa: S602
 
 
 def _boot_by_nestctl(lab: Lab, guest: str) -> float:
@@ -134,7 +135,7 @@ def test_up_against_qemu_by_hand(guest: str, text: str, image: Image, expect_at_
         lab.write(text)
         by_hand = Path(directory) / "by-hand"
         by_hand.mkdir()
-        plan = _plan_by_hand(Path(directory) / "lab.yaml", by_hand)
+        (plan,) = _plans_by_hand(Path(directory) / "lab.yaml", by_hand)
         keys = ensure_keys(Path(directory) / "keys.json", ["outer", "inner"])
         # The first `up` on a machine makes libvirt probe QEMU; what it learns is kept.
         _boot_by_nestctl(lab, guest)
@@ -147,10 +148,58 @@ def test_up_against_qemu_by_hand(guest: str, text: str, image: Image, expect_at_
     expect_at_most(comparison, 1.10)
 
 
-def _plan_by_hand(lab_file: Path, directory: Path) -> GuestPlan:
+_THREE = "name: race\nguests:\n  outer:\n    count: 3\n    memory_mib: 768\n    nesting: true\n"
+
+
+def test_three_at_once_against_three_qemus_by_hand(image: Image, expect_at_most: Expect) -> None:
+    """All three are up: `up` returns, against the last of three that were started together answering SSH."""
+    assert image.disk.exists()
+    with TemporaryDirectory(prefix="n-", dir="/tmp") as directory:
+        lab = Lab(directory=Path(directory), name="race")
+        lab.write(_THREE)
+        by_hand = Path(directory) / "by-hand"
+        by_hand.mkdir()
+        plans = _plans_by_hand(Path(directory) / "lab.yaml", by_hand)
+        keys = ensure_keys(Path(directory) / "keys.json", (plan.name for plan in plans))
+        _boot_all_by_nestctl(lab)
+        comparison = compare(
+            "up of three guests",
+            lambda: _boot_all_by_nestctl(lab),
+            lambda: _boot_all_by_hand(plans, keys),
+            runs=3,
+        )
+    expect_at_most(comparison, 1.15)
+
+
+def _boot_all_by_nestctl(lab: Lab) -> float:
+    begun_s = time.monotonic()
+    try:
+        lab.nestctl("up").expect(0)
+        return time.monotonic() - begun_s
+    finally:
+        lab.nestctl("down").expect(0)
+
+
+def _boot_all_by_hand(plans: tuple[GuestPlan, ...], keys: LabKeys) -> float:
+    begun_s = time.monotonic()
+    with ThreadPoolExecutor(max_workers=len(plans)) as pool, ExitStack() as stack:
+        for plan in plans:
+            stack.callback(_kill, plan)
+        list(pool.map(lambda plan: _start_by_hand(plan, keys), plans))
+        return time.monotonic() - begun_s
+
+
+def _start_by_hand(plan: GuestPlan, keys: LabKeys) -> None:
+    uplink = plan.uplink
+    forward = f"hostfwd=tcp:127.0.0.1:{uplink.port}-{uplink.address}:22"
+    _start(LocalShell(), plan, keys, f"user,net={uplink.subnet},host={uplink.gateway},dns={uplink.dns},{forward}")
+    with _log_in(plan, keys, DirectRoute(host="127.0.0.1", port=uplink.port)):
+        pass
+
+
+def _plans_by_hand(lab_file: Path, directory: Path) -> tuple[GuestPlan, ...]:
     os.environ["NESTCTL_STATE"] = str(directory)
     try:
-        (plan,) = plan_on(read_host(None), find_lab(str(lab_file)), ())
+        return plan_on(read_host(None), find_lab(str(lab_file)), ())
     finally:
         del os.environ["NESTCTL_STATE"]
-    return plan

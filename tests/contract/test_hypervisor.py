@@ -93,6 +93,28 @@ def test_a_domain_is_defined_and_listed(hypervisor: Hypervisor) -> None:
     assert hypervisor.read_trouble("demo-l1") == "has stopped"
 
 
+def test_one_domain_is_found_by_its_name(hypervisor: Hypervisor) -> None:
+    assert hypervisor.find_domain("demo-l1") is None
+    hypervisor.define_domain(domain_for(hypervisor))
+    found = hypervisor.find_domain("demo-l1")
+    assert found
+    assert found in hypervisor.list_domains()
+
+
+def test_a_domain_that_goes_while_they_are_listed_is_left_out() -> None:
+    connection = libvirt.open("test:///default")
+    hypervisor = Hypervisor(where="this machine", uri="test:///default", connection=connection)
+    hypervisor.define_domain(domain_for(hypervisor))
+    stale = connection.lookupByName("demo-l1")
+    stale.undefine()
+
+    class Listing:
+        def listAllDomains(self) -> list[libvirt.virDomain]:  # noqa: N802 - libvirt's name
+            return [stale]
+
+    assert Hypervisor(where="this machine", uri="test:///default", connection=Listing()).list_domains() == ()
+
+
 def test_a_domain_is_removed_and_no_other(embedded: Hypervisor) -> None:
     """Not on the test driver: it knows no managed save and no nvram that could be removed with a domain."""
     embedded.define_domain(render_domain(PLAN))

@@ -59,6 +59,22 @@ def test_up_can_be_ended_anywhere_and_goes_on_from_there(small: Lab, moment: str
     assert len(small.processes()) == 1
 
 
+def test_two_guests_boot_at_once_are_interrupted_together_and_up_goes_on(small: Lab) -> None:
+    text = _SMALL.replace("  one:", "  one:\n    count: 2")
+    small.write(text)
+    with small.start("up", "--jobs", "2") as process:
+        consoles = [small.kept / f"one-{number}.console.log" for number in (1, 2)]
+        wait_until(lambda: all(path.exists() for path in consoles) or process.poll() is not None)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+        assert "Traceback" not in process.communicate()[1]
+    assert len(small.processes()) == 2
+    small.nestctl("up").expect(0)
+    for number in (1, 2):
+        name = f"one-{number}"
+        assert small.nestctl("ssh", name, "--", "hostname").expect(0).stdout == f"{name}\n"
+
+
 @pytest.mark.parametrize("moment", _MOMENTS)
 def test_down_finishes_the_job_of_an_up_that_was_killed(small: Lab, moment: str) -> None:
     with small.start("up") as process:

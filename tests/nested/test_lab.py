@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -119,8 +120,12 @@ def test_up_again_changes_nothing(lab: Lab, l1: Host, l2: Host) -> None:
         )
 
     before = identify()
-    assert [guest["name"] for guest in lab.nestctl("up", "--json").expect(0).json["guests"]] == ["l1", "l2"]
+    log = lab.directory / "log-of-up"
+    again = lab.nestctl("--log-file", str(log), "up", "--json").expect(0)
+    assert [guest["name"] for guest in again.json["guests"]] == ["l1", "l2"]
     assert identify() == before
+    # One command a guest, on one connection: beside it only l1's libvirt is asked, in a channel of the same connection.
+    assert re.findall(r"nestctl.adapters.ssh: run on (\S+):", log.read_text()) == ["l1.demo", "l2.demo"]
 
 
 def test_two_at_once_do_not_disturb_each_other(lab: Lab) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from typing import Any
+from xml.sax.saxutils import escape
 
 import pytest
 from hypothesis import given
@@ -13,10 +14,22 @@ from hypothesis import strategies as st
 from nestctl.errors import NestctlError
 from nestctl.image.recipe import parse_os_release, parse_sources, select_sources
 from nestctl.image.store import parse_manifest
-from nestctl.lab.addresses import parse_routes
+from nestctl.lab.addresses import parse_routes, parse_subnets
 from nestctl.lab.admission import parse_available_mib
 from nestctl.lab.parse import parse_lab
+from nestctl.lab.render import NAMESPACE, parse_mark
+from nestctl.lab.roster import parse_csv, parse_yaml
 from nestctl.lab.verify import parse_truth
+
+
+def _domain_with(settings: str) -> str:
+    """A domain of ours whose settings somebody has edited; libvirt keeps the document well formed."""
+    text = "".join(character for character in settings if character.isprintable())
+    mark = (
+        f"<n:guest xmlns:n='{NAMESPACE}' lab='a' name='b' level='1'><n:settings>{escape(text)}</n:settings></n:guest>"
+    )
+    return f"<domain><metadata>{mark}</metadata></domain>"
+
 
 PARSERS: dict[str, Callable[[str], Any]] = {
     "parse_lab": lambda text: parse_lab(text, "lab.yaml"),
@@ -28,6 +41,10 @@ PARSERS: dict[str, Callable[[str], Any]] = {
     "parse_sources of paragraphs": lambda text: list(select_sources(parse_sources(".sources", text), "bookworm")),
     "parse_truth": parse_truth,
     "parse_available_mib": parse_available_mib,
+    "parse_csv": lambda text: list(parse_csv(text, "roster.csv")),
+    "parse_yaml": lambda text: list(parse_yaml(text, "roster.yaml")),
+    "parse_subnets": lambda text: list(parse_subnets(text)),
+    "parse_mark": lambda text: parse_mark(_domain_with(text)),
 }
 
 # Text alone seldom gets past the first token: pieces of what is expected, shuffled, get further.

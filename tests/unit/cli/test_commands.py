@@ -54,7 +54,22 @@ def test_help_is_grouped_and_has_examples_and_exit_codes() -> None:
 
 
 def test_every_command_has_help() -> None:
-    for name in ("quickstart", "check", "image", "init", "schema", "render", "up", "status", "ssh", "bench", "down"):
+    for name in (
+        "quickstart",
+        "check",
+        "image",
+        "init",
+        "schema",
+        "render",
+        "plan",
+        "list",
+        "audit",
+        "up",
+        "status",
+        "ssh",
+        "bench",
+        "down",
+    ):
         assert run(name, "--help").exit_code == 0, name
         assert name in run("--help").stdout
     for name in ("build", "list", "verify", "rm"):
@@ -273,6 +288,35 @@ class TestWithLibvirt:
         document = json.loads(completed.stdout)
         assert document["is_up"] is False
         assert [it["state"] for it in document["guests"]] == ["absent"]
+
+    def test_a_plan_touches_nothing_and_says_that_there_is_something_to_do(
+        self, tmp_path: Path, own_directory: Path
+    ) -> None:
+        run("init", "--template", "deep")
+        before = tree_of(tmp_path), tree_of(own_directory)
+        text, document = nestctl("plan", cwd=tmp_path), nestctl("up", "--dry-run", "--json", cwd=tmp_path)
+        assert (text.returncode, document.returncode) == (ExitCode.NO, ExitCode.NO), text.stderr
+        assert (tree_of(tmp_path), tree_of(own_directory)) == before
+        assert "deep: 3 to create" in text.stdout
+        assert json.loads(document.stdout)["guests"][0]["guests"][0]["guests"][0]["action"] == "create"
+
+    def test_of_no_lab_nothing_is_listed_and_nothing_found(self, tmp_path: Path, own_directory: Path) -> None:
+        listed, found = nestctl("list", "--json", cwd=tmp_path), nestctl("audit", "--json", cwd=tmp_path)
+        assert (listed.returncode, found.returncode) == (0, 0), listed.stderr + found.stderr
+        assert json.loads(listed.stdout) == {"schema": "nestctl.list/1", "labs": []}
+        assert json.loads(found.stdout) == {"schema": "nestctl.audit/1", "is_clean": True, "traces": []}
+        assert "No lab is there" in nestctl("list", cwd=tmp_path).stderr
+        assert "Nothing of any lab" in nestctl("audit", cwd=tmp_path).stderr
+        assert nestctl("audit", "gone", cwd=tmp_path).returncode == 0
+        assert nestctl("audit", "No name", cwd=tmp_path).returncode == ExitCode.USAGE
+        assert tree_of(own_directory) == {}
+
+    def test_what_was_left_is_named(self, tmp_path: Path) -> None:
+        keep_lab(lab_of_depth(2))
+        found = nestctl("audit", "demo", cwd=tmp_path)
+        assert found.returncode == ExitCode.NO
+        assert found.stdout.startswith("demo: file ")
+        assert "0 of 0 running" in nestctl("list", cwd=tmp_path).stdout
 
     def test_removing_nothing_is_fine_and_leaves_nothing(self, tmp_path: Path, own_directory: Path) -> None:
         run("init")

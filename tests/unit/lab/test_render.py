@@ -129,6 +129,12 @@ def test_settings_that_were_damaged_are_none() -> None:
     assert mark.settings == {}
 
 
+def test_a_mark_that_was_edited_by_hand_is_still_one() -> None:
+    mark = parse_mark(render_domain(plan_of_depth(1)).replace("level='1'", "level='one'"))
+    assert mark
+    assert mark.level == 1
+
+
 @pytest.mark.parametrize("is_emulated", [True, False])
 def test_words_for_the_kernel_come_last(is_emulated: bool) -> None:
     lab = Lab(name="demo", guests={"l1": Guest(kernel_args=("mitigations=off", 'a="<&>"'))})
