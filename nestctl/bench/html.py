@@ -44,6 +44,7 @@ def render_report(summary: Summary) -> str:
         notes=describe_notes(summary),
         ratio_plot=plot_ratios(summary),
         sample_plots=[(row.workload.title, plot) for row in summary.rows if (plot := plot_samples(row))],
+        has_noise=any(row.noise for row in summary.rows),
         emulated=EMULATED,
         emulated_note=EMULATED_NOTE,
     )

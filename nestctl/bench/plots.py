@@ -47,6 +47,8 @@ def plot_samples(row: Row) -> str:
 
 def _draw_ratios(axes: Axes, summary: Summary, rows: Sequence[Row]) -> None:
     levels = [level for level in summary.results.levels if level.above is not None]
+    for number, row in enumerate(rows):
+        _draw_noise(axes, row, number)
     for place, level in enumerate(levels):
         offset = (place - (len(levels) - 1) / 2) * 0.5 / len(levels)
         for number, row in enumerate(rows):
@@ -56,7 +58,7 @@ def _draw_ratios(axes: Axes, summary: Summary, rows: Sequence[Row]) -> None:
         axes.plot([], [], **_style(level, summary), linestyle="none", label=f"{_label(level)} against {level.above}")
     axes.axvline(1, color="#555555", linewidth=1)
     axes.set_xscale("log")
-    axes.set_xlabel("times as dear as the level above (further right is slower)")
+    axes.set_xlabel("times as dear (right is slower)")
     _label_ticks(axes.xaxis, "×")
     axes.set_yticks(range(len(rows)), [row.workload.title for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
@@ -71,12 +73,20 @@ def _draw_ratio(axes: Axes, figure: Figure, height: float, summary: Summary) -> 
     axes.errorbar([ratio.value], [height], xerr=error, capsize=3, **_style(figure.level, summary))
 
 
+def _draw_noise(axes: Axes, row: Row, number: int) -> None:
+    if row.noise is not None and row.noise.low > 0:
+        axes.barh(number, row.noise.high - row.noise.low, left=row.noise.low, height=0.9, color="#e9ecf0", zorder=0)
+
+
 def _draw_samples(axes: Axes, row: Row) -> None:
     for place, figure in enumerate(row.figures):
         if figure.points:
             seconds, values = zip(*((point.seconds, point.value) for point in figure.points), strict=True)
             style = _style_at(place, figure.level)
             axes.plot(seconds, values, linestyle="none", **style, label=_label(figure.level))
+            for point in figure.points:
+                if point.is_outlier:
+                    axes.plot(point.seconds, point.value, "o", markersize=11, fillstyle="none", color=style["color"])
     axes.set_yscale("log")
     _label_ticks(axes.yaxis, "")
     axes.set_xlabel("seconds since the run began")
@@ -85,10 +95,12 @@ def _draw_samples(axes: Axes, row: Row) -> None:
 
 
 def _label_ticks(axis: Axis, unit: str) -> None:
-    """Write numbers, also where less than a decade is shown and only minor ticks are there."""
+    """Write numbers, also where less than a decade is shown and only minor ticks are there, and not too many."""
     from matplotlib.ticker import LogLocator
 
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
+    low, high = axis.get_view_interval()
+    is_short = 0 < low < high < 60 * low
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if is_short else (1,), numticks=12))
     axis.set_major_formatter(lambda value, _: f"{value:g}{unit}")
     axis.set_minor_formatter(lambda _value, _: "")
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from nestctl.bench.published import find_published
 from nestctl.bench.stats import FEWEST_FOR_INTERVAL, Spread
 from nestctl.bench.summary import (
     CLOCK_TOLERANCE,
@@ -50,6 +51,7 @@ class Line:
     """One workload; `hows` and `remarks` say how its figures were taken and what to know about them.
 
     `noise` is the ratio of two series of one level, and `finds` the change that would be found four times in five.
+    `published` is what others measured on hardware, with its source.
     """
 
     name: str
@@ -61,6 +63,8 @@ class Line:
     remarks: tuple[str, ...]
     noise: str
     finds: str
+    published_short: str
+    published: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,6 +213,7 @@ def _precision_notes(summary: Summary) -> Iterator[str]:
 
 
 def _describe_line(row: Row) -> Line:
+    published = find_published(row.workload.name)
     return Line(
         name=row.workload.name,
         title=row.workload.title,
@@ -219,6 +224,8 @@ def _describe_line(row: Row) -> Line:
         remarks=tuple(f"{figure.level.name}: {figure.remark}" for figure in row.figures if figure.remark),
         noise=format_ratio(row.control, names_level=False) if row.control else "",
         finds=f"finds {format_percent(row.detectable)}" if row.detectable is not None else "",
+        published_short=published.short if published else "",
+        published=f"On hardware: {published.figures}. {published.source}." if published else "",
     )
 
 

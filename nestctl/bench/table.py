@@ -45,7 +45,9 @@ def _table(summary: Summary, lines: tuple[Line, ...]) -> Table:
         table.add_column(Text(f"A/A\n{control}"))
     for line in lines:
         noise = [Text(f"{line.noise}\n{line.finds}".strip())] if control else []
-        table.add_row(Text(line.title), *(Text(_cell(cell)) for cell in line.cells), *noise)
+        table.add_row(
+            Text(f"{line.title}\n{line.published_short}".strip()), *(Text(_cell(cell)) for cell in line.cells), *noise
+        )
     return table
 
 

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from nestctl.bench import html, plots
+from nestctl.bench.published import PUBLISHED
 from nestctl.bench.report import EMULATED, EMULATED_NOTE, describe_notes, format_ratio, format_spread, format_value
 from nestctl.bench.stats import Interval, Spread
 from nestctl.bench.summary import Ratio, Summary, summarize
@@ -249,3 +250,19 @@ def test_exits_per_operation_are_shown() -> None:
     outcome = outcome.model_copy(update={"samples": (outcome.samples[0].model_copy(update={"exits": 2000}),)})
     summary = summarize(results(LEVELS, [it.model_copy(update={"outcomes": (outcome,)})]))
     assert "2.00 exits each" in on_terminal(summary)
+
+
+def test_what_others_published_stands_beside_with_its_source() -> None:
+    text, page = on_terminal(two_levels_deep()), html.render_report(two_levels_deep())
+    assert "published 24×, 22.7×" in text
+    assert "1,575, 37,733 and 857,578 cycles" in page
+    assert "ASPLOS 2020, table 3" in page
+    names = {workload.name for workload in WORKLOADS}
+    assert all(it.workload in names and it.source and it.figures for it in PUBLISHED)
+
+
+def test_the_noise_is_a_band_in_the_plot_and_only_where_there_is_some() -> None:
+    with_band, without = html.render_report(with_control(9080)), html.render_report(two_levels_deep())
+    assert "Grey bands" in with_band
+    assert "#e9ecf0" in with_band
+    assert "Grey bands" not in without
