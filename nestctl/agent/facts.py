@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any, Mapping
 
-from . import capabilities, cpuid, host, kvm, modules, place, safety, software, system
+from . import capabilities, cpuid, host, kvm, modules, nested, place, safety, software, system
 from .fact import Fact, find_out, unknown
 from .tree import Entry, RecordedTree, Tree
 
@@ -36,7 +36,11 @@ def read_facts(*, passive: bool = False, record: bool = False) -> dict[str, Any]
             ask_libvirt=not passive and _is_version_missing(read["libvirt"]),
         ),
         "cpuid": cpuid.read_facts(),
-        "kvm": {**kvm.read_facts(passive=passive), **_ask_device(passive=passive)},
+        "kvm": {
+            **kvm.read_facts(passive=passive),
+            "nested_run": nested.read_fact(passive=passive),
+            **_ask_device(passive=passive),
+        },
     }
     return {**document, "tree": tree.seen} if record else document
 

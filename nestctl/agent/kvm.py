@@ -20,8 +20,9 @@ import stat
 import struct
 import time
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Iterator, NamedTuple, Sequence
+from typing import Any, Callable, Iterator, Mapping, NamedTuple, Sequence
 
 from .fact import Fact, NotFoundOut, find_out, unknown
 
@@ -35,6 +36,7 @@ KVM_CREATE_VCPU = 0xAE41
 KVM_SET_USER_MEMORY_REGION = 0x4020AE46
 KVM_SET_TSS_ADDR = 0xAE47
 KVM_RUN = 0xAE80
+KVM_GET_REGS = 0x8090AE81
 KVM_SET_REGS = 0x4090AE82
 KVM_GET_SREGS = 0x8138AE83
 KVM_SET_SREGS = 0x4138AE84
@@ -103,15 +105,16 @@ class SupportedCpuid(NamedTuple):
     @property
     def offers_vmx(self) -> bool:
         """CPUID.1:ECX bit 5 (Intel SDM volume 3, 24.6)."""
-        return self._has_bit(leaf=1, bit=5)
+        return self.has_bit(1, "ecx", 5)
 
     @property
     def offers_svm(self) -> bool:
         """CPUID.80000001h:ECX bit 2 (AMD APM volume 2, 15.4)."""
-        return self._has_bit(leaf=0x80000001, bit=2)
+        return self.has_bit(0x80000001, "ecx", 2)
 
-    def _has_bit(self, leaf: int, bit: int) -> bool:
-        return any(entry[0] == leaf and entry[5] >> bit & 1 for entry in self.entries)
+    def has_bit(self, leaf: int, register: str, bit: int) -> bool:
+        place = ("eax", "ebx", "ecx", "edx").index(register) + 3
+        return any(entry[0] == leaf and entry[place] >> bit & 1 for entry in self.entries)
 
 
 @contextmanager
@@ -146,36 +149,53 @@ def read_supported_cpuid(device: int) -> SupportedCpuid:
 
 
 class MicroGuest:
-    """One vCPU in real mode with 16 KiB of memory. Everything is given back by `open_micro_guest`."""
+    """One vCPU and its memory, from address 0 on. Everything is given back by `open_micro_guest`."""
 
     def __init__(self, vcpu: int, memory: mmap.mmap, run_area: mmap.mmap) -> None:
-        self._vcpu = vcpu
-        self._memory = memory
+        self.vcpu = vcpu
+        self.memory = memory
         self._run_area = run_area
         self._is_running = False
+        self._overdue = ""
 
     def run(self, code: bytes, turns: int) -> Sample:
         """Run `code` with `turns` in ECX and ESI until it halts, and time it.
 
         Raises `TimeoutError` when the alarm of `deadline` ends it, `NotFoundOut` when it stops in another way.
         """
-        self._memory[CODE_ADDRESS : CODE_ADDRESS + len(code)] = code
-        registers = [0] * 18
-        registers[RCX] = registers[RSI] = turns
-        registers[RIP] = CODE_ADDRESS
-        registers[RFLAGS] = RFLAGS_RESERVED
-        fcntl.ioctl(self._vcpu, KVM_SET_REGS, REGISTERS.pack(*registers))
+        self.memory[CODE_ADDRESS : CODE_ADDRESS + len(code)] = code
+        elapsed_ns = self.enter({RCX: turns, RSI: turns, RIP: CODE_ADDRESS})
+        if self.exit_reason != KVM_EXIT_HLT:
+            raise NotFoundOut(
+                f"The micro-guest stopped with KVM exit reason {self.exit_reason} where it should have halted."
+            )
+        return Sample(turns, elapsed_ns)
+
+    def enter(self, registers: Mapping[int, int]) -> int:
+        """Run from these registers (by their place in struct kvm_regs) until the guest leaves to here; return ns."""
+        values = [0] * 18
+        values[RFLAGS] = RFLAGS_RESERVED
+        for place, value in registers.items():
+            values[place] = value
+        fcntl.ioctl(self.vcpu, KVM_SET_REGS, REGISTERS.pack(*values))
         self._is_running = True
         try:
             begun_ns = time.perf_counter_ns()
-            fcntl.ioctl(self._vcpu, KVM_RUN, 0)
-            elapsed_ns = time.perf_counter_ns() - begun_ns
+            fcntl.ioctl(self.vcpu, KVM_RUN, 0)
+            return max(1, time.perf_counter_ns() - begun_ns)
+        except InterruptedError as error:  # the deadline passed between two runs
+            raise TimeoutError(errno.ETIMEDOUT, self._overdue) from error
         finally:
             self._is_running = False
-        (reason,) = struct.unpack_from("=I", self._run_area, RUN_EXIT_REASON)
-        if reason != KVM_EXIT_HLT:
-            raise NotFoundOut(f"The micro-guest stopped with KVM exit reason {reason} where it should have halted.")
-        return Sample(turns, max(1, elapsed_ns))
+
+    @property
+    def exit_reason(self) -> int:
+        """Why the guest left last: kvm_run.exit_reason."""
+        reason: int = struct.unpack_from("=I", self._run_area, RUN_EXIT_REASON)[0]
+        return reason
+
+    def read_registers(self) -> Sequence[int]:
+        return REGISTERS.unpack(fcntl.ioctl(self.vcpu, KVM_GET_REGS, bytes(REGISTERS.size)))
 
     @contextmanager
     def deadline(self, timeout_s: float) -> Iterator[None]:
@@ -186,8 +206,9 @@ class MicroGuest:
             self._run_area[RUN_IMMEDIATE_EXIT] = 1
             if self._is_running:
                 self._is_running = False
-                raise TimeoutError(errno.ETIMEDOUT, f"the micro-guest did not halt within {timeout_s:g} s")
+                raise TimeoutError(errno.ETIMEDOUT, self._overdue)
 
+        self._overdue = f"the micro-guest did not halt within {timeout_s:g} s"
         previous = signal.signal(signal.SIGALRM, interrupt)
         # It repeats: a first signal may come in the moment between Python's last look and KVM_RUN.
         signal.setitimer(signal.ITIMER_REAL, timeout_s, 0.02)
@@ -200,7 +221,7 @@ class MicroGuest:
 
 
 @contextmanager
-def open_micro_guest(device: int) -> Iterator[MicroGuest]:
+def open_micro_guest(device: int, memory_size: int = MEMORY_SIZE) -> Iterator[MicroGuest]:
     """Create a virtual machine with one vCPU in real mode; on the way out all of it is gone, whatever happened."""
     if platform.machine() != "x86_64":
         raise NotFoundOut(f"The micro-guest is x86 machine code, and this is {platform.machine()}.")
@@ -209,8 +230,8 @@ def open_micro_guest(device: int) -> Iterator[MicroGuest]:
         stack.callback(os.close, machine)
         # The address is the argument itself; fcntl takes only signed numbers.
         fcntl.ioctl(machine, KVM_SET_TSS_ADDR, TSS_ADDRESS - (1 << 32))
-        memory = stack.enter_context(mmap.mmap(-1, MEMORY_SIZE))
-        region = MEMORY_REGION.pack(0, 0, 0, MEMORY_SIZE, _address_of(memory))
+        memory = stack.enter_context(mmap.mmap(-1, memory_size))
+        region = MEMORY_REGION.pack(0, 0, 0, memory_size, _address_of(memory))
         fcntl.ioctl(machine, KVM_SET_USER_MEMORY_REGION, region)
         vcpu = fcntl.ioctl(machine, KVM_CREATE_VCPU, 0)
         stack.callback(os.close, vcpu)
@@ -236,28 +257,28 @@ def _start_code_segment_at_zero(vcpu: int) -> None:
 
 
 def measure(
-    guest: MicroGuest, code: bytes, *, target_s: float, repeats: int = 1, timeout_s: float = 5.0
+    guest: MicroGuest, run: Callable[[int], Sample], *, target_s: float, repeats: int = 1, timeout_s: float = 5.0
 ) -> list[Sample]:
-    """Time `code`: double its turns until a run takes `target_s`, then return `repeats` runs of that many.
+    """Time what `run` does in `guest`: double its turns until it takes `target_s`; return `repeats` runs of that many.
 
     A run also has to take ten times what entering the guest costs, which is milliseconds two levels down. Of several
     runs the shortest decides: on a busy machine a single one says nothing. Raises `TimeoutError` after `timeout_s`.
     """
     with guest.deadline(timeout_s):
-        guest.run(code, 1)  # the first run pays for the guest's page faults
-        entry_ns = min(guest.run(code, 1).elapsed_ns for _ in range(CALIBRATION_RUNS))
+        run(1)  # the first run pays for the guest's page faults
+        entry_ns = min(run(1).elapsed_ns for _ in range(CALIBRATION_RUNS))
         enough_ns = max(target_s * 1e9, 10 * entry_ns)
         turns = FIRST_TURNS
-        while len(samples := _long_runs(guest, code, turns, enough_ns)) < CALIBRATION_RUNS:
+        while len(samples := _long_runs(run, turns, enough_ns)) < CALIBRATION_RUNS:
             turns *= 2
-        return samples[:repeats] + [guest.run(code, turns) for _ in range(repeats - len(samples))]
+        return samples[:repeats] + [run(turns) for _ in range(repeats - len(samples))]
 
 
-def _long_runs(guest: MicroGuest, code: bytes, turns: int, enough_ns: float) -> list[Sample]:
+def _long_runs(run: Callable[[int], Sample], turns: int, enough_ns: float) -> list[Sample]:
     """Return runs of equally many turns, up to the first that is too short to be counted."""
     samples: list[Sample] = []
     while len(samples) < CALIBRATION_RUNS:
-        sample = guest.run(code, turns)
+        sample = run(turns)
         if sample.elapsed_ns < enough_ns:
             break
         samples.append(sample)
@@ -270,13 +291,13 @@ def measure_loop(target_s: float = 0.002, repeats: int = 1, timeout_s: float = 5
     Raises OSError when /dev/kvm cannot be used, `TimeoutError` (also one) when `timeout_s` is over, and `NotFoundOut`.
     """
     with open_device() as device, open_micro_guest(device) as guest:
-        return measure(guest, LOOP_CODE, target_s=target_s, repeats=repeats, timeout_s=timeout_s)
+        return measure(guest, partial(guest.run, LOOP_CODE), target_s=target_s, repeats=repeats, timeout_s=timeout_s)
 
 
 def measure_cpuid_exit(target_s: float = 0.002, repeats: int = 1, timeout_s: float = 5.0) -> list[Sample]:
     """Time CPUID in a guest: each turn is one exit to the hypervisor and back. Raises as `measure_loop` does."""
     with open_device() as device, open_micro_guest(device) as guest:
-        return measure(guest, CPUID_CODE, target_s=target_s, repeats=repeats, timeout_s=timeout_s)
+        return measure(guest, partial(guest.run, CPUID_CODE), target_s=target_s, repeats=repeats, timeout_s=timeout_s)
 
 
 def read_facts(*, passive: bool = False) -> dict[str, Fact]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from nestctl.check.findings import Answer, Finding, Status, Verdict
 from nestctl.check.places import describe_place
 from nestctl.check.settings import read_bool
-from nestctl.model.facts import Facts, Known, Module, Unknown
+from nestctl.model.facts import Fact, Facts, Known, Module, NestedRun, Unknown
 
 HARDWARE_MODULES = {"GenuineIntel": "kvm_intel", "AuthenticAMD": "kvm_amd", "HygonGenuine": "kvm_amd"}
 
@@ -86,7 +86,7 @@ def assess_nesting(facts: Facts) -> Answer:
         return assess_architecture(facts, facts.architecture.value)
     if isinstance(facts.offers, Known):
         if feature := offered_feature(facts):
-            return Answer(verdict=Verdict.YES, reason=f"KVM offers {feature.upper()} to guests")
+            return _assess_offer(feature, facts.nested_run)
         return Answer(verdict=Verdict.NO, reason="KVM offers neither VMX nor SVM to guests")
     if facts.offers.error in NOTHING_THERE:
         return Answer(verdict=Verdict.NO, reason=_say(facts.offers))
@@ -94,6 +94,17 @@ def assess_nesting(facts: Facts) -> Answer:
     if module and is_nested_enabled(module) is False:
         return Answer(verdict=Verdict.NO, reason=f"nesting is switched off in the module '{module.name}'")
     return Answer(verdict=Verdict.UNKNOWN, reason=_say(facts.offers))
+
+
+def _assess_offer(feature: str, run: Fact[NestedRun]) -> Answer:
+    """Hold what KVM offers against what a guest could do with it, where that was tried."""
+    offer = f"KVM offers {feature.upper()} to guests"
+    if isinstance(run, Unknown):
+        return Answer(verdict=Verdict.YES, reason=offer)
+    if run.value.failure:
+        return Answer(verdict=Verdict.NO, reason=f"{offer}, and a guest of a guest does not run: {run.value.failure}")
+    figures = f"{run.value.exits:,} exits at {run.value.ns_per_exit:,.0f} ns each"
+    return Answer(verdict=Verdict.YES, reason=f"{offer}, and a guest of a guest ran machine code, {figures}")
 
 
 def assess_architecture(facts: Facts, architecture: str) -> Answer:

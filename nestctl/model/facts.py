@@ -185,6 +185,25 @@ class SafetyFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NestedRun:
+    """A guest of a guest that ran, or why it did not: `failure` is empty where every exit was as it has to be.
+
+    `exits` and `elapsed_ns` are those of the quickest run; `feature` is 'vmx' or 'svm'.
+    """
+
+    feature: str
+    is_paging_nested: bool
+    exits: int
+    elapsed_ns: int
+    exits_of_all_runs: int
+    failure: str
+
+    @property
+    def ns_per_exit(self) -> float:
+        return self.elapsed_ns / self.exits
+
+
+@dataclass(frozen=True, kw_only=True)
 class Facts:
     """Everything the check judges about one machine.
 
@@ -232,6 +251,7 @@ class Facts:
     offers: Fact[Offers]
     loop: Fact[Timing]
     cpuid_exit: Fact[Timing]
+    nested_run: Fact[NestedRun]
     capabilities: Fact[Mapping[str, int]]
     supported_cpuid: Fact[Mapping[str, Registers]]
     vmx_msrs: Fact[Mapping[int, Fact[int]]]

@@ -20,6 +20,7 @@ from nestctl.model.facts import (
     KvmUsers,
     Module,
     ModuleSetting,
+    NestedRun,
     Offers,
     Program,
     Registers,
@@ -88,6 +89,7 @@ def parse_facts(document: Any) -> Facts:
         offers=_fact(kvm, "offers", lambda value: Offers(vmx=_claim(value["vmx"]), svm=_claim(value["svm"]))),
         loop=_fact(kvm, "loop", _timing),
         cpuid_exit=_fact(kvm, "cpuid_exit", _timing),
+        nested_run=_fact(kvm, "nested_run", _nested_run),
         capabilities=_fact(
             kvm, "capabilities", lambda value: {_text(name): _number(size) for name, size in value.items()}
         ),
@@ -259,3 +261,17 @@ def _timing(value: Any) -> Timing:
     if not (0 < timing.turns < 1 << 64 and 0 < timing.elapsed_ns < 1 << 64):  # what the agent's counters can hold
         raise ValueError
     return timing
+
+
+def _nested_run(value: Any) -> NestedRun:
+    run = NestedRun(
+        feature=_text(value["feature"]),
+        is_paging_nested=_claim(value["is_paging_nested"]),
+        exits=_number(value["exits"]),
+        elapsed_ns=_number(value["elapsed_ns"]),
+        exits_of_all_runs=_number(value["exits_of_all_runs"]),
+        failure=_text(value["failure"]),
+    )
+    if not run.failure:
+        _timing({"turns": run.exits, "elapsed_ns": run.elapsed_ns})
+    return run

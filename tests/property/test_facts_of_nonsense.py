@@ -38,7 +38,7 @@ JSON = st.recursive(
     lambda children: st.lists(children) | st.dictionaries(st.text(), children),
     max_leaves=8,
 )
-QUESTIONS = ("device", "api_version", "offers", "loop", "cpuid_exit")
+QUESTIONS = ("device", "api_version", "offers", "loop", "cpuid_exit", "nested_run")
 HOST_FACTS = ("architecture", "kernel", "cpu_model", "cpu_flags", "cpu_count", "memory_mib", "modules")
 SAFETY_FACTS = (
     "boot_line",

@@ -28,7 +28,7 @@ def test_json_and_text_and_exit_code_agree() -> None:
 def test_the_raw_answers_stand_beside_the_verdict() -> None:
     document = json.loads(CliRunner().invoke(app, ["--json"]).stdout)
     assert document["facts"]["schema"] == "nestctl.facts/2"
-    assert set(document["facts"]["kvm"]) >= {"device", "api_version", "offers", "loop", "cpuid_exit", "vmx_msrs"}
+    assert set(document["facts"]["kvm"]) >= {"device", "api_version", "offers", "loop", "cpuid_exit", "nested_run"}
 
 
 def test_passive_proves_nothing() -> None:
