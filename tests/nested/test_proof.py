@@ -1,0 +1,117 @@
+"""The proof of nesting where there is nesting: in L1 and in L2 of a lab, and in small machines of either vendor."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nestctl.adapters.agent import run_agent
+from nestctl.adapters.process import LocalShell
+from nestctl.adapters.shell import Completed
+from nestctl.agent import svm, vmx
+from nestctl.check.assess import assess
+from nestctl.check.findings import Assessment, Status, Verdict
+from nestctl.deadline import Deadline
+from nestctl.image.store import Image
+from nestctl.model.facts_document import parse_facts
+from tests.nested import bochs
+from tests.nested.harness import Lab
+from tests.nested.initramfs import build_initramfs, read_answers
+
+# One boot, the module with other parameters each time: as it comes, without nested paging, without nesting.
+_AMD = """
+load kvm_amd
+agent on
+unload kvm_amd
+load kvm_amd npt=0
+agent shadow
+unload kvm_amd
+load kvm_amd nested=0
+agent off
+"""
+_INTEL = """
+load kvm_intel
+agent on
+unload kvm_intel
+load kvm_intel nested=0
+agent off
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Guest:
+    """A shell in a lab's guest, through the configuration that nestctl writes for ssh."""
+
+    lab: Lab
+    where: str
+
+    def run(self, command: Sequence[str], *, deadline: Deadline, stdin: bytes = b"") -> Completed:
+        ssh = ("ssh", "-F", str(self.lab.ssh_config), self.where, shlex.join(command))
+        return LocalShell().run(ssh, deadline=deadline, stdin=stdin)
+
+
+def _findings(assessment: Assessment) -> dict[str, Status]:
+    return {finding.name: finding.status for finding in assessment.findings}
+
+
+@pytest.mark.parametrize("name", ["l1", "l2"])
+def test_a_guest_of_a_guest_runs_in_every_guest_of_a_lab(lab: Lab, name: str) -> None:
+    """In l2 that is a fourth level: the hypervisor of l1 emulates for l2 what is emulated for itself."""
+    deadline = Deadline.after(120, "Collecting facts")
+    collected = run_agent(_Guest(lab=lab, where=name), ("facts",), deadline=deadline)
+    run = collected["kvm"]["nested_run"]["value"]
+    assert run["failure"] == "", run
+    assert run["exits_of_all_runs"] >= run["exits"] > 0
+    assessment = assess(parse_facts(collected))
+    assert assessment.can_nest.verdict is Verdict.YES
+    assert "a guest of a guest ran machine code" in assessment.can_nest.reason
+    assert _findings(assessment)["nested.proof"] is Status.PASS
+
+
+def _expect_proof(collected: dict[str, Any], *, exit_code: int, is_paging_nested: bool = True, exits: int) -> None:
+    run = collected["kvm"]["nested_run"]["value"]
+    assert run["failure"] == "", run
+    assert (run["exit_code"], run["is_paging_nested"]) == (exit_code, is_paging_nested)
+    assert run["exits_of_all_runs"] >= exits, run
+    assert assess(parse_facts(collected)).can_nest.verdict is Verdict.YES
+
+
+def _expect_no_offer(collected: dict[str, Any]) -> None:
+    assert collected["kvm"]["offers"]["value"] == {"vmx": False, "svm": False}
+    assert "neither VMX nor SVM" in collected["kvm"]["nested_run"]["unknown"]
+    assessment = assess(parse_facts(collected))
+    assert (assessment.can_nest.verdict, assessment.verdict) == (Verdict.NO, Verdict.NO)
+    findings = _findings(assessment)
+    assert (findings["nested.parameter"], findings["nested.offered"]) == (Status.FAIL, Status.FAIL)
+    assert "nested.proof" not in findings
+
+
+def test_svm_with_and_without_nested_paging_and_switched_off(image: Image, tmp_path: Path) -> None:
+    initramfs = build_initramfs(image, tmp_path, script=_AMD)
+    machine = "qemu-system-x86_64 -accel tcg -cpu max,la57=off,svm=on,npt=on -m 512 -nodefaults -nographic -no-reboot"
+    files = ("-serial", "stdio", "-kernel", str(image.kernel), "-initrd", str(initramfs))
+    command = (*machine.split(), *files, "-append", "console=ttyS0 quiet panic=-1")
+    booted = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=300, check=False
+    )
+    answers = read_answers(booted.stdout)
+    assert list(answers) == ["on", "shadow", "off", "end"], booted.stdout + booted.stderr
+    _expect_proof(answers["on"], exit_code=svm.EXIT_CPUID, exits=100)
+    _expect_proof(answers["shadow"], exit_code=svm.EXIT_CPUID, is_paging_nested=False, exits=100)
+    _expect_no_offer(answers["off"])
+
+
+def test_vmx_and_vmx_switched_off(image: Image, tmp_path: Path) -> None:
+    """Two to three minutes: Bochs interprets, and boots a whole kernel first."""
+    cd = bochs.build_cd(image, build_initramfs(image, tmp_path, script=_INTEL), tmp_path)
+    answers = read_answers(bochs.boot(cd, tmp_path, until=r"^<end 0>", timeout_s=900))
+    assert list(answers) == ["on", "off", "end"]
+    assert answers["on"]["cpuid"]["value"]["vendor"] == "GenuineIntel"
+    _expect_proof(answers["on"], exit_code=vmx.EXIT_CPUID, exits=1000)
+    _expect_no_offer(answers["off"])
