@@ -16,26 +16,31 @@ from .fact import NotFoundOut
 from .kvm import MicroGuest
 from .micro_hypervisor import (
     ARGUMENTS,
-    CODE_SELECTOR,
     CONTROL_BLOCK,
     CR0,
     CR4_PAE,
     HOST_AREA,
     L1_CODE,
-    L1_TABLES,
-    L2_CODE,
     L2_MEMORY,
     L2_PAGES,
     NESTED_TABLES,
     RBP,
     RCX,
     RDX,
-    TASK_SELECTOR,
     MicroHypervisor,
     Vendor,
     install,
-    l2_page_tables,
     render_page_tables,
+)
+from .vmcs import (
+    EXIT_REASON,
+    GUEST_RIP,
+    HOST_RIP,
+    VM_INSTRUCTION_ERROR,
+    render_counts_and_masks,
+    render_guest,
+    render_host,
+    render_segments,
 )
 
 MSR_FEATURE_CONTROL = 0x3A  # 24.7: VMXON needs the firmware's consent, and the lock on it
@@ -71,15 +76,6 @@ VM_ENTRY = Control(0x4012, 0x484, 1 << 9)  # 25.8.1, A.5; L2 is in 64-bit mode
 # EPT entries (29.3.2): read, write, execute; in one that maps a page also the memory type, 6 is write-back.
 EPT_TABLE_BITS = 0x7
 EPT_PAGE_BITS = 0x7 | 6 << 3
-EPT_POINTER_BITS = 6 | (4 - 1) << 3  # 25.6.11: the tables are write-back memory, of four levels
-
-# Access rights (25.4.1): the descriptor's bits, and bit 16 for a register that has none.
-CODE_RIGHTS = 0xA09B  # present, code, executable and readable, long, 4 KiB units
-TASK_RIGHTS = 0x008B  # present, a busy 64-bit task
-UNUSABLE = 0x10000
-
-# Fields the code itself uses (B).
-VM_INSTRUCTION_ERROR, EXIT_REASON, GUEST_RIP, HOST_RIP = 0x4400, 0x4402, 0x681E, 0x6C16
 
 EXIT_CPUID = 10
 EXIT_NAMES = {  # appendix C; bit 31: the entry itself failed
@@ -125,8 +121,8 @@ field:  mov rdx, qword ptr [r8 + FIELDS_OFFSET]
         mov ebp, VMLAUNCH
         xor ebx, ebx            ; exits
         vmlaunch                ; L2 runs; it comes back at 'exit'
-failed: mov edx, VM_INSTRUCTION_ERROR
-        vmread rcx, rdx
+failed: mov eax, VM_INSTRUCTION_ERROR
+        vmread rcx, rax         ; rdx: the field, where VMWRITE failed
         hlt
 resume: mov ebp, VMRESUME
         xor ebx, ebx
@@ -159,8 +155,14 @@ def install_vmx(guest: MicroGuest) -> MicroHypervisor:
     except OSError as error:
         raise NotFoundOut(f"KVM offers VMX to guests, and refuses its MSRs: {error.strerror}.") from error
     is_paging_nested = bool(controls.get(SECONDARY.field, 0) & ENABLE_EPT)
-    fields = {**controls, **render_host(cr0, cr4), **render_guest(cr0, cr4, is_paging_nested)}
-    program = assemble_program(len(fields) + 1)
+    fields = {
+        **controls,
+        **render_counts_and_masks(is_paging_nested),
+        **render_segments(),
+        **render_guest(cr0, cr4, is_paging_nested),
+        **render_host(cr0, cr4, rip=0),
+    }
+    program = assemble_program(len(fields))
     fields[HOST_RIP] = L1_CODE + program.labels["exit"]
     for area in (CONTROL_BLOCK, HOST_AREA):
         struct.pack_into("<I", guest.memory, area, revision)
@@ -188,53 +190,6 @@ def _choose_controls(vcpu: int) -> dict[int, int]:
     if controls[PROCESSOR_BASED.field] & USE_SECONDARY:
         controls[SECONDARY.field] = SECONDARY.adjust(_read_msr(vcpu, SECONDARY.msr))
     return controls
-
-
-def render_host(cr0: int, cr4: int) -> dict[int, int]:
-    """Return the host-state fields (25.5): what L1 finds after an exit of L2. All else the CPU sets itself (28.5)."""
-    return {
-        0x0C02: CODE_SELECTOR,  # CS
-        0x0C0C: TASK_SELECTOR,  # TR; neither may be 0 (27.2.3)
-        **dict.fromkeys((0x0C00, 0x0C04, 0x0C06, 0x0C08, 0x0C0A), 0),  # ES SS DS FS GS
-        0x6C00: cr0,
-        0x6C02: L1_TABLES,  # CR3
-        0x6C04: cr4,
-        **dict.fromkeys((0x6C06, 0x6C08, 0x6C0A), 0),  # bases of FS GS TR
-        **dict.fromkeys((0x6C0C, 0x6C0E), 0),  # GDTR IDTR
-        **dict.fromkeys((0x4C00, 0x6C10, 0x6C12), 0),  # SYSENTER_CS, _ESP, _EIP
-        0x6C14: 0,  # RSP: L1 has no stack
-    }
-
-
-def render_guest(cr0: int, cr4: int, is_paging_nested: bool) -> dict[int, int]:
-    """Return the guest-state fields (25.4), L2 in 64-bit mode at L2_CODE, and the controls that are no bits."""
-    segments = {0: UNUSABLE, 2: CODE_RIGHTS, 4: UNUSABLE, 6: UNUSABLE, 8: UNUSABLE, 10: UNUSABLE, 12: UNUSABLE}
-    segments[14] = TASK_RIGHTS  # ES CS SS DS FS GS LDTR TR: 2 apart in every group of fields
-    selectors = {2: CODE_SELECTOR, 14: TASK_SELECTOR}
-    limits = {2: 0xFFFFFFFF, 14: 0x67}
-    return {
-        **{0x0800 + place: selectors.get(place, 0) for place in segments},
-        **{0x4800 + place: limits.get(place, 0) for place in segments},
-        **{0x4814 + place: rights for place, rights in segments.items()},
-        **{0x6806 + place: 0 for place in segments},  # bases
-        **dict.fromkeys((0x6816, 0x6818, 0x4810, 0x4812), 0),  # GDTR IDTR: bases, limits
-        0x6800: cr0,
-        0x6802: l2_page_tables(is_paging_nested),  # CR3
-        0x6804: cr4,
-        0x681A: 0x400,  # DR7 as after reset
-        0x681C: 0,  # RSP
-        GUEST_RIP: L2_CODE,
-        0x6820: 0x2,  # RFLAGS
-        0x6822: 0,  # pending debug exceptions
-        **dict.fromkeys((0x482A, 0x6824, 0x6826), 0),  # SYSENTER_CS, _ESP, _EIP
-        **dict.fromkeys((0x4824, 0x4826), 0),  # interruptibility, activity: nothing blocked, active
-        0x2800: 0xFFFFFFFFFFFFFFFF,  # VMCS link pointer: none (25.4.2)
-        0x2802: 0,  # IA32_DEBUGCTL
-        **({0x201A: NESTED_TABLES | EPT_POINTER_BITS} if is_paging_nested else {}),
-        **dict.fromkeys((0x4004, 0x4006, 0x4008, 0x400A), 0),  # exceptions, page-fault masks, CR3 targets: none
-        **dict.fromkeys((0x400E, 0x4010, 0x4014, 0x4016), 0),  # MSRs to store and load, event to inject: none
-        **dict.fromkeys((0x6000, 0x6002, 0x6004, 0x6006), 0),  # CR0 and CR4: masks, shadows
-    }
 
 
 def explain_failure(registers: tuple[int, ...]) -> str:

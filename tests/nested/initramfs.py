@@ -20,7 +20,7 @@ import nestctl.agent
 from nestctl.image.store import Image
 from tests.needs import need_program
 
-# What the interpreter loads to run the agent, asked of itself. Without -I's and -S's siblings nothing else comes in.
+# What the interpreter loads to run the agent, asked of itself.
 _LOADED = """
 import json, os, runpy, sys
 sys.path.insert(0, sys.argv[1])

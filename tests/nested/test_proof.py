@@ -39,6 +39,9 @@ _INTEL = """
 load kvm_intel
 agent on
 unload kvm_intel
+load kvm_intel ept=0
+agent shadow
+unload kvm_intel
 load kvm_intel nested=0
 agent off
 """
@@ -102,16 +105,17 @@ def test_svm_with_and_without_nested_paging_and_switched_off(image: Image, tmp_p
     )
     answers = read_answers(booted.stdout)
     assert list(answers) == ["on", "shadow", "off", "end"], booted.stdout + booted.stderr
-    _expect_proof(answers["on"], exit_code=svm.EXIT_CPUID, exits=100)
-    _expect_proof(answers["shadow"], exit_code=svm.EXIT_CPUID, is_paging_nested=False, exits=100)
+    _expect_proof(answers["on"], exit_code=svm.EXIT_CPUID, exits=50)
+    _expect_proof(answers["shadow"], exit_code=svm.EXIT_CPUID, is_paging_nested=False, exits=50)
     _expect_no_offer(answers["off"])
 
 
-def test_vmx_and_vmx_switched_off(image: Image, tmp_path: Path) -> None:
+def test_vmx_with_and_without_nested_paging_and_switched_off(image: Image, tmp_path: Path) -> None:
     """Two to three minutes: Bochs interprets, and boots a whole kernel first."""
     cd = bochs.build_cd(image, build_initramfs(image, tmp_path, script=_INTEL), tmp_path)
     answers = read_answers(bochs.boot(cd, tmp_path, until=r"^<end 0>", timeout_s=900))
-    assert list(answers) == ["on", "off", "end"]
+    assert list(answers) == ["on", "shadow", "off", "end"]
     assert answers["on"]["cpuid"]["value"]["vendor"] == "GenuineIntel"
     _expect_proof(answers["on"], exit_code=vmx.EXIT_CPUID, exits=1000)
+    _expect_proof(answers["shadow"], exit_code=vmx.EXIT_CPUID, is_paging_nested=False, exits=1000)
     _expect_no_offer(answers["off"])

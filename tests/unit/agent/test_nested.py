@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from nestctl.agent import kvm, micro_hypervisor, nested, svm, vmx
+from nestctl.agent import kvm, micro_hypervisor, nested, svm, vmcs, vmx
 from nestctl.agent.assembler import Program, assemble
 from nestctl.agent.micro_hypervisor import (
     CR0,
@@ -95,15 +95,15 @@ def test_controls_take_what_is_demanded_and_leave_what_is_forbidden() -> None:
 
 
 def test_the_vmcs_has_every_field_once_and_paging_only_where_there_is_some() -> None:
-    host, guest = vmx.render_host(CR0, 0x2020), vmx.render_guest(CR0, 0x2020, is_paging_nested=True)
-    assert not set(host) & set(guest)
-    # Bits 11:10 of an encoding are 3 for a field of the host, 2 of the guest, 0 a control (SDM volume 3, table 25-21).
-    assert {encoding >> 10 & 3 for encoding in host} == {3}
-    assert {encoding >> 10 & 3 for encoding in guest} == {0, 2}
-    assert guest[0x201A] == NESTED_TABLES | 0x1E
-    assert 0x201A not in vmx.render_guest(CR0, 0x2020, is_paging_nested=False)
-    segments = {encoding & 0xF for encoding in guest if 0x0800 <= encoding < 0x0810}
-    assert segments == {encoding - 0x4814 for encoding in guest if 0x4814 <= encoding <= 0x4822}
+    guest = [vmcs.render_segments(), vmcs.render_guest(CR0, 0x2020, is_paging_nested=True)]
+    host, controls = vmcs.render_host(CR0, 0x2020, rip=L1_CODE), vmcs.render_counts_and_masks(is_paging_nested=True)
+    # Bits 11:10 of an encoding are 3 for a field of the host, 2 of the guest, 0 a control (SDM volume 3, 25.11.2).
+    for kind, groups in ((3, [host]), (2, guest), (0, [controls])):
+        assert {encoding >> 10 & 3 for fields in groups for encoding in fields} == {kind}
+    assert not set(guest[0]) & set(guest[1])
+    assert controls[0x201A] == NESTED_TABLES | 0x1E
+    assert 0x201A not in vmcs.render_counts_and_masks(is_paging_nested=False)
+    assert vmcs.render_guest(CR0, 0x2020, is_paging_nested=False)[0x6802] == L2_MEMORY + 0x3000
 
 
 @dataclass
