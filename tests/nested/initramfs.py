@@ -47,7 +47,8 @@ load() { # MODULE [PARAMETER=VALUE]...
     $b insmod "/modules/$module.ko" "$@"
 }
 unload() { $b rmmod "$1"; }
-agent() { echo "<$1 $(/usr/bin/python3 -S -m agent facts)>"; }
+agent() { name=$1 && shift && echo "<$name $(/usr/bin/python3 -S -m agent facts "$@")>"; }
+python() { echo "<$1 $(/usr/bin/python3 -S -c "$2")>"; }
 """
 
 _END = "echo '<end 0>'\n$b sleep 1\n$b poweroff -f\n"  # the serial port is slower than the end
@@ -57,7 +58,8 @@ def build_initramfs(image: Image, work: Path, *, script: str) -> Path:
     """Build an initramfs whose first process runs `script`, a shell script with these commands to use:
 
     `load MODULE [PARAMETER=VALUE]...` inserts a module of the kernel with those it needs, `unload MODULE` removes it;
-    `agent NAME` collects facts and prints them under that name for `read_answers`.
+    `agent NAME [--record]` collects facts and prints them under that name for `read_answers`, and `python NAME CODE`
+    what a program prints that may import from the agent.
     """
     root = work / "root"
     for directory in ("dev", "proc", "sys", "bin", "usr/bin", "modules"):

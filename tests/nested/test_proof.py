@@ -24,10 +24,17 @@ from tests.nested import bochs
 from tests.nested.harness import Lab
 from tests.nested.initramfs import build_initramfs, read_answers
 
+_PRICE = (
+    "import json; from agent.nested import measure_nested_exit; "
+    "samples = measure_nested_exit(target_s=0.25, repeats=3, timeout_s=60); "
+    'print(json.dumps({"samples": samples}))'
+)
+
 # One boot, the module with other parameters each time: as it comes, without nested paging, without nesting.
-_AMD = """
+_AMD = f"""
 load kvm_amd
 agent on
+python price '{_PRICE}'
 unload kvm_amd
 load kvm_amd npt=0
 agent shadow
@@ -104,10 +111,15 @@ def test_svm_with_and_without_nested_paging_and_switched_off(image: Image, tmp_p
         command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=300, check=False
     )
     answers = read_answers(booted.stdout)
-    assert list(answers) == ["on", "shadow", "off", "end"], booted.stdout + booted.stderr
+    assert list(answers) == ["on", "price", "shadow", "off", "end"], booted.stdout + booted.stderr
     _expect_proof(answers["on"], exit_code=svm.EXIT_CPUID, exits=50)
     _expect_proof(answers["shadow"], exit_code=svm.EXIT_CPUID, is_paging_nested=False, exits=50)
     _expect_no_offer(answers["off"])
+    # Thousands of exits, where there is the time for them: as bench takes them.
+    turns, elapsed_ns = zip(*answers["price"]["samples"], strict=True)
+    assert len(set(turns)) == 1
+    assert sum(turns) >= 1000
+    assert min(elapsed_ns) >= 250_000_000
 
 
 def test_vmx_with_and_without_nested_paging_and_switched_off(image: Image, tmp_path: Path) -> None:
