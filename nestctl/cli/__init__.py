@@ -16,6 +16,7 @@ from nestctl.cli.check import check
 from nestctl.cli.image import app as image_app
 from nestctl.cli.lab import audit, down, init, list_labs, plan, render, schema, ssh, status, up
 from nestctl.cli.quickstart import quickstart
+from nestctl.cli.reach import cp, exec_, logs
 from nestctl.errors import ExitCode, NestctlError, UsageError
 
 _EPILOG = """
@@ -134,6 +135,10 @@ app.command(rich_help_panel=_LAB)(up)
 app.command(rich_help_panel=_LAB)(status)
 app.command("list", rich_help_panel=_LAB)(list_labs)
 app.command(rich_help_panel=_LAB, context_settings={"allow_interspersed_args": False})(ssh)
-app.add_typer(bench_app, name="bench", rich_help_panel="Measuring")
+_REACH = "Guests"
+app.command("exec", rich_help_panel=_REACH, context_settings={"allow_interspersed_args": False})(exec_)
+app.command(rich_help_panel=_REACH)(cp)
+app.command(rich_help_panel=_REACH)(logs)
+app.command(rich_help_panel="Measuring")(bench)
 app.command(rich_help_panel=_LAB)(down)
 app.command(rich_help_panel=_LAB)(audit)

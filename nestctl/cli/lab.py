@@ -226,13 +226,13 @@ def ssh(
     The exit code is the command's own. Several words reach it as they are; one word is a shell's text.
     """
     from nestctl.adapters.process import replace_process
+    from nestctl.lab.nodes import find_node
     from nestctl.lab.ssh_config import ssh_command
-    from nestctl.lab.store import find_node
 
-    directory, name = find_node(node)
+    found = find_node(node)
     words = command or []
     # With interspersed options off, the '--' that separates the command is handed on.
-    replace_process(ssh_command(directory, name, words[1:] if words[:1] == ["--"] else words))
+    replace_process(ssh_command(found.directory, found.name, words[1:] if words[:1] == ["--"] else words))
 
 
 def down(lab: LabArgument = None, connect: Connect = None) -> None:

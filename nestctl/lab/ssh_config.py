@@ -19,10 +19,10 @@ def write_ssh_config(directory: Path, plans: tuple[GuestPlan, ...], keys: LabKey
     write_atomically(directory / "ssh_config", render_ssh_config(directory, plans).encode())
 
 
-def ssh_command(directory: Path, guest: str, command: Sequence[str]) -> tuple[str, ...]:
+def ssh_command(directory: Path, guest: str, command: Sequence[str], options: Sequence[str] = ()) -> tuple[str, ...]:
     """Return the OpenSSH command that logs in to a guest. One word is a shell's text; more words stay apart there."""
     words = command if len(command) <= 1 else (shlex.join(command),)
-    return ("ssh", "-F", str(directory / "ssh_config"), "--", guest, *words)
+    return ("ssh", "-F", str(directory / "ssh_config"), *options, "--", guest, *words)
 
 
 def render_ssh_config(directory: Path, plans: tuple[GuestPlan, ...]) -> str:

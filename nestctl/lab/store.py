@@ -20,7 +20,7 @@ from nestctl.adapters.files import hold_lock, write_atomically
 from nestctl.deadline import Deadline
 from nestctl.errors import LabFileError, UsageError
 from nestctl.lab.parse import read_lab
-from nestctl.model.lab import NAME_PATTERN, Lab, walk_guests
+from nestctl.model.lab import Lab
 from nestctl.paths import cache_directory, state_directory
 
 DEFAULT_FILE = Path("lab.yaml")
@@ -53,25 +53,21 @@ def find_lab(reference: str | None) -> Lab:
     raise UsageError(f"There is no file and no lab '{reference}'; labs that exist: {there}.")
 
 
-def find_node(reference: str) -> tuple[Path, str]:
-    """Find a guest's lab directory and name from 'GUEST' (of ./lab.yaml, or of the only lab there is) or 'LAB/GUEST'.
-
-    Raises `UsageError` when there is no such guest, or its lab has not been brought up.
-    """
+def find_lab_of(reference: str) -> tuple[Lab, str]:
+    """Find the lab of 'GUEST' (that of ./lab.yaml, or the only lab there is) or 'LAB/GUEST', and the guest's name."""
     lab_name, _, name = reference.rpartition("/")
     if lab_name:
-        lab = find_lab(lab_name)
-    elif DEFAULT_FILE.exists() or len(list_labs()) != 1:
-        lab = find_lab(None)
-    else:
-        lab = find_lab(list_labs()[0])
-    guests = [guest for guest, _ in walk_guests(lab.guests)]
-    if name not in guests:
-        raise UsageError(f"The lab '{lab.name}' has no guest '{name}'; it has {', '.join(guests)}.")
+        return find_lab(lab_name), name
+    labs = list_labs()
+    return find_lab(None if DEFAULT_FILE.exists() or len(labs) != 1 else labs[0]), name
+
+
+def expect_up(lab: Lab) -> Path:
+    """Return a lab's directory. Raises `UsageError` when it has not been brought up."""
     directory = lab_directory(lab.name)
     if not (directory / "ssh_config").exists():
         raise UsageError(f"The lab '{lab.name}' is not up.", hint="Bring it up with 'nestctl up'.")
-    return directory, name
+    return directory
 
 
 def find_lab_name(reference: str | None) -> str:

@@ -63,7 +63,7 @@ def start_sshd(directory: Path, *, addresses: Sequence[str] = ("127.0.0.1",), se
         "".join(f"ListenAddress {address}:{port}\n" for address in addresses)
         + f"HostKey {host_key}\nPidFile none\nUsePAM no\nStrictModes no\n"
         f"AuthorizedKeysFile {directory / 'authorized_keys'}\nPasswordAuthentication no\nMaxSessions 100\n"
-        "PermitRootLogin prohibit-password\nMaxStartups 1000\n"
+        "PermitRootLogin prohibit-password\nMaxStartups 1000\nSubsystem sftp internal-sftp\n"
         # What an account has its shell do at the start is not tested here.
         f"{settings or f'SetEnv HOME={directory}'}\n"
     )

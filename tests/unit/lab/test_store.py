@@ -10,7 +10,6 @@ from nestctl.errors import DeadlineError, LabFileError, UsageError
 from nestctl.lab.store import (
     find_lab,
     find_lab_name,
-    find_node,
     forget_lab,
     keep_lab,
     lab_directory,
@@ -78,43 +77,6 @@ def test_a_reference_cannot_lead_out_of_the_store(reference: str) -> None:
     bring_up("demo")
     with pytest.raises(UsageError):
         find_lab(reference)
-
-
-def test_a_guest_is_found_in_the_file_of_the_working_directory() -> None:
-    Path("lab.yaml").write_text("name: demo\nguests: {l1: {}}\n")
-    directory = bring_up("demo")
-    bring_up("other")
-    assert find_node("l1") == (directory, "l1")
-
-
-def test_a_guest_is_found_in_the_only_lab_there_is() -> None:
-    directory = bring_up("demo")
-    assert find_node("l2") == (directory, "l2")
-
-
-def test_a_guest_is_found_by_the_name_of_its_lab() -> None:
-    bring_up("demo")
-    other = bring_up("other")
-    assert find_node("other/l2") == (other, "l2")
-
-
-def test_a_guest_of_two_labs_needs_a_lab() -> None:
-    bring_up("demo")
-    bring_up("other")
-    with pytest.raises(UsageError, match="There is no lab file"):
-        find_node("l2")
-
-
-def test_an_unknown_guest_is_said_with_those_that_are_there() -> None:
-    bring_up("demo")
-    with pytest.raises(UsageError, match="The lab 'demo' has no guest 'l9'; it has l1, l2"):
-        find_node("l9")
-
-
-def test_a_guest_of_a_lab_that_is_not_up_cannot_be_reached() -> None:
-    Path("lab.yaml").write_text(FILE)
-    with pytest.raises(UsageError, match="'filed' is not up"):
-        find_node("g1")
 
 
 def test_a_lab_can_be_removed_by_name_when_its_file_is_gone() -> None:

@@ -1,0 +1,127 @@
+"""The commands by which OpenSSH does for a guest at any level what one does with a machine: run, copy, read its log."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from nestctl.adapters.process import LocalShell
+from nestctl.deadline import Deadline
+from nestctl.errors import DeadlineError, NotFoundOutError, PrerequisiteError, UsageError
+from nestctl.lab.nodes import Node, find_node
+from nestctl.lab.ssh_config import ssh_command
+
+# No terminal, whoever calls: output stays as it is, and standard output apart from standard error.
+_WITHOUT_TERMINAL = ("-T",)
+
+# Nobody is there to be asked, and no input is there to be read (ssh(1)).
+_UNATTENDED = ("-T", "-n", "-o", "BatchMode=yes")
+
+# sshd turns connections away at random once ten wait to log in (sshd_config(5), MaxStartups), and the guests inside one
+# guest are all reached through its one sshd.
+MOST_AT_ONCE = 8
+
+# What ssh ends with when it could not connect, or lost the connection (ssh(1), EXIT STATUS).
+_SSH_FAILED = 255
+
+# 'GUEST:path' or 'LAB/GUEST:path'; './dir/file:1' is a file of this machine.
+_REMOTE = re.compile(r"((?:[a-z0-9-]+/)?[a-z0-9-]+):(.*)", re.DOTALL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What came of a command in a guest; `exit_code` is None when it has none, for the `trouble` that is said."""
+
+    node: Node
+    exit_code: int | None
+    stdout: str
+    stderr: str
+    duration_s: float
+    trouble: str = ""
+
+    @property
+    def is_success(self) -> bool:
+        return self.exit_code == 0
+
+
+def exec_command(node: Node, words: Sequence[str]) -> tuple[str, ...]:
+    """Return the command that runs one in a guest, without a terminal."""
+    return ssh_command(node.directory, node.name, words, _WITHOUT_TERMINAL)
+
+
+def run_on_all(nodes: Sequence[Node], words: Sequence[str], deadline: Deadline) -> tuple[Outcome, ...]:
+    """Run a command in several guests at once; every guest has its outcome, in the order of `nodes`."""
+    with ThreadPoolExecutor(max_workers=MOST_AT_ONCE) as pool:
+        return tuple(pool.map(lambda node: run_on(node, words, deadline), nodes))
+
+
+def run_on(node: Node, words: Sequence[str], deadline: Deadline) -> Outcome:
+    """Run a command in a guest to its end. That it fails, is late, or the guest does not answer is an outcome."""
+    begun_s = time.monotonic()
+    try:
+        completed = LocalShell().run(ssh_command(node.directory, node.name, words, _UNATTENDED), deadline=deadline)
+    except DeadlineError as error:
+        late_s = time.monotonic() - begun_s
+        return Outcome(node=node, exit_code=None, stdout="", stderr="", duration_s=late_s, trouble=error.message)
+    stderr = completed.stderr.decode(errors="replace")
+    is_lost = completed.exit_code == _SSH_FAILED
+    return Outcome(
+        node=node,
+        exit_code=None if is_lost else completed.exit_code,
+        stdout=completed.stdout.decode(errors="replace"),
+        stderr=stderr,
+        duration_s=time.monotonic() - begun_s,
+        trouble=f"It cannot be reached: {stderr.strip() or 'ssh says nothing'}" if is_lost else "",
+    )
+
+
+def copy_command(sources: Sequence[str], destination: str, *, is_recursive: bool) -> tuple[str, ...]:
+    """Return the scp command for paths of this machine and 'GUEST:path' of guests, all of one lab.
+
+    Raises `UsageError` when no guest is named, one does not exist, or they are of different labs.
+    """
+    words, labs = [], {}
+    for word in (*sources, destination):
+        if found := _REMOTE.fullmatch(word):
+            node = find_node(found[1])
+            labs[node.lab] = node.directory
+            words.append(f"{node.name}:{found[2]}")
+        else:
+            # A colon behind a slash is no guest's, for scp as for us.
+            words.append(word if word.startswith("/") else f"./{word}")
+    if not labs:
+        raise UsageError(
+            "None of these paths is a guest's.", hint="Write a guest's path as GUEST:path or LAB/GUEST:path."
+        )
+    if len(labs) > 1:
+        raise UsageError(
+            f"These guests are of different labs: {', '.join(sorted(labs))}.", hint="Copy to this machine first."
+        )
+    config = str(next(iter(labs.values())) / "ssh_config")
+    # Between two guests the bytes come through this machine ('-3'): neither has the other's key.
+    return ("scp", "-3", "-q", "-F", config, *(("-r",) if is_recursive else ()), "--", *words)
+
+
+def log_command(node: Node, *, lines: int | None, is_followed: bool) -> tuple[str, ...]:
+    """Return the command that prints what a guest wrote to its console: here, or in the guest that runs it.
+
+    Raises an error when the log is on this machine and cannot be read.
+    """
+    count = "+1" if lines is None else str(lines)
+    words = ("tail", "-n", count, *(("-F",) if is_followed else ()), "--", str(node.console))
+    if node.outer:
+        return ssh_command(node.directory, node.outer, words, _WITHOUT_TERMINAL)
+    try:
+        Path(node.console).open("rb").close()
+    except FileNotFoundError as error:
+        raise NotFoundOutError(f"The guest '{node.name}' has written no console log: it was never started.") from error
+    except PermissionError as error:
+        raise PrerequisiteError(
+            f"The console log '{node.console}' belongs to QEMU's account: {error.strerror}.",
+            hint="Read it as root, or use '--connect qemu:///session' for a lab of your own account.",
+        ) from error
+    return words

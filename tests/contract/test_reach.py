@@ -1,0 +1,140 @@
+"""Commands, files and logs of guests, by the real ssh and scp: a server on loopback stands where guests are.
+
+It answers as l1, and once more behind itself as l2, so that every hop of a guest inside a guest is made.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nestctl.errors import ExitCode
+from nestctl.lab.store import keep_lab
+from tests.builders import lab_of_depth
+from tests.contract.sshd import Server
+from tests.needs import need_program
+from tests.unit.cli.run import nestctl
+
+
+@pytest.fixture(autouse=True)
+def lab(sshd: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The directory of a lab whose guests answer."""
+    need_program("scp", "openssh-client")
+    directory = keep_lab(lab_of_depth(2))
+    key = directory / "client_key"
+    key.touch(mode=0o600)
+    key.write_text(sshd.keys.client.private)
+    (directory / "known_hosts").write_text(f"server {sshd.keys.hosts['server'].public}\n")
+    (directory / "ssh_config").write_text(
+        "Host l1\n    HostName 127.0.0.1\n"
+        "Host l2\n    HostName 127.0.0.1\n    ProxyJump l1\n"
+        f"Host l1 l2\n    Port {sshd.port}\n    User {getpass.getuser()}\n    HostKeyAlias server\n"
+        f"    UserKnownHostsFile {directory}/known_hosts\n    GlobalKnownHostsFile /dev/null\n"
+        f"    IdentityFile {key}\n    IdentitiesOnly yes\n    LogLevel ERROR\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    yield directory
+
+
+@pytest.mark.parametrize("guest", ["l1", "l2", "demo/l2"])
+def test_a_commands_streams_and_exit_code_are_its_own(guest: str) -> None:
+    completed = nestctl("exec", guest, "--", "sh", "-c", 'echo "$1"; echo wrong >&2; tty; exit 7', "sh", "a  b")
+    assert completed.returncode == 7
+    assert completed.stdout == "a  b\nnot a tty\n"
+    assert completed.stderr == "wrong\n"
+
+
+def test_many_guests_run_a_command_at_once_and_say_who_they_are() -> None:
+    completed = nestctl("exec", "demo/*", "--", "sh", "-c", "echo one; echo two; echo bad >&2")
+    assert completed.returncode == 0
+    assert completed.stdout == "l1: one\nl1: two\nl2: one\nl2: two\n"
+    assert completed.stderr == "l1: bad\nl2: bad\n"
+
+
+def test_a_command_that_fails_in_one_of_many_is_no() -> None:
+    assert nestctl("exec", "l*", "--", "false").returncode == ExitCode.NO
+
+
+def test_a_guest_that_does_not_answer_is_a_failure_and_the_others_have_their_result(lab: Path) -> None:
+    config = lab / "ssh_config"
+    config.write_text(config.read_text().replace("    HostName 127.0.0.1\n    ProxyJump l1\n", "    Port 1\n", 1))
+    completed = nestctl("exec", "--json", "l*", "--", "echo", "here")
+    assert completed.returncode == ExitCode.FAILED
+    document = json.loads(completed.stdout)
+    assert document["schema"] == "nestctl.exec/1"
+    first, second = document["guests"]
+    assert (first["name"], first["exit_code"], first["stdout"], first["trouble"]) == ("l1", 0, "here\n", "")
+    assert (second["name"], second["exit_code"]) == ("l2", None)
+    assert second["trouble"].startswith("It cannot be reached: ")
+
+
+def test_a_command_that_takes_too_long_is_ended() -> None:
+    completed = nestctl("exec", "--timeout", "1", "--json", "l1", "--", "sleep", "600")
+    assert completed.returncode == ExitCode.FAILED
+    (guest,) = json.loads(completed.stdout)["guests"]
+    assert guest["exit_code"] is None
+    assert "did not end within 1 s" in guest["trouble"]
+
+
+def test_exec_needs_a_command() -> None:
+    completed = nestctl("exec", "l1")
+    assert completed.returncode == ExitCode.USAGE
+    assert "Missing argument" in completed.stderr
+
+
+@pytest.mark.parametrize("guest", ["l1", "demo/l2"])
+def test_files_are_copied_both_ways(tmp_path: Path, guest: str) -> None:
+    (tmp_path / "a file").write_bytes(b"\x00\xff content")
+    assert nestctl("cp", "a file", f"{guest}:{tmp_path}/there").returncode == 0
+    assert nestctl("cp", f"{guest}:{tmp_path}/there", "back:again").returncode != 0  # 'back' is no guest
+    assert nestctl("cp", f"{guest}:{tmp_path}/there", "./back:again").returncode == 0
+    assert (tmp_path / "back:again").read_bytes() == b"\x00\xff content"
+
+
+def test_directories_and_several_files_are_copied(tmp_path: Path) -> None:
+    (tmp_path / "d" / "e").mkdir(parents=True)
+    (tmp_path / "d" / "e" / "f").write_text("deep")
+    (tmp_path / "g").write_text("flat")
+    (tmp_path / "there").mkdir()
+    assert nestctl("cp", "d", f"l2:{tmp_path}/there").returncode != 0
+    assert nestctl("cp", "-r", "d", "g", f"l2:{tmp_path}/there").returncode == 0
+    assert (tmp_path / "there/d/e/f").read_text() == "deep"
+    assert (tmp_path / "there/g").read_text() == "flat"
+
+
+def test_a_file_goes_from_one_guest_to_another(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("x")
+    assert nestctl("cp", f"l1:{tmp_path}/a", f"l2:{tmp_path}/b").returncode == 0
+    assert (tmp_path / "b").read_text() == "x"
+
+
+def test_paths_that_name_no_guest_and_guests_of_two_labs_are_usage_errors() -> None:
+    here = nestctl("cp", "a", "b")
+    assert here.returncode == ExitCode.USAGE
+    assert "None of these paths is a guest's." in here.stderr
+    alone = nestctl("cp", "l1:a")
+    assert alone.returncode == ExitCode.USAGE
+    assert "Say what to copy and where to" in alone.stderr
+    (keep_lab(lab_of_depth(1, "other")) / "ssh_config").touch()
+    two = nestctl("cp", "demo/l1:a", "other/l1:b")
+    assert two.returncode == ExitCode.USAGE
+    assert "different labs: demo, other" in two.stderr
+
+
+def test_the_console_of_a_guest_of_this_machine_is_printed(lab: Path) -> None:
+    absent = nestctl("logs", "l1")
+    assert absent.returncode == ExitCode.NOT_FOUND_OUT
+    assert "The guest 'l1' has written no console log" in absent.stderr
+    (lab / "l1.console.log").write_text("one\ntwo\nthree\n")
+    assert nestctl("logs", "l1").stdout == "one\ntwo\nthree\n"
+    assert nestctl("logs", "demo/l1", "-n", "1").stdout == "three\n"
+
+
+def test_the_console_of_a_guest_inside_is_read_where_it_is() -> None:
+    completed = nestctl("logs", "l2")
+    assert completed.returncode == 1
+    assert "/var/lib/nestctl/guests/demo/l2.console.log" in completed.stderr
