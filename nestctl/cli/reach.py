@@ -1,4 +1,4 @@
-"""nestctl exec, cp, logs."""
+"""nestctl exec, cp, logs, console."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nestctl.cli.lab import Json
+from nestctl.cli.lab import Connect, Json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -78,6 +78,18 @@ def logs(
     from nestctl.lab.reach import log_command
 
     replace_process(log_command(find_node(guest), lines=lines, is_followed=follow))
+
+
+def console(guest: GuestArgument, connect: Connect = None) -> None:
+    """Join this terminal to a guest's serial console: for a guest that SSH does not reach. Ctrl-] ends it."""
+    from nestctl.adapters.process import replace_process
+    from nestctl.console import say
+    from nestctl.lab.nodes import find_node
+    from nestctl.lab.serial import console_command
+
+    command = console_command(find_node(guest), connect=connect)
+    say(f"The serial console of '{guest}': Enter shows its prompt (root, no password), Ctrl-] ends.")
+    replace_process(command)
 
 
 def _show(outcomes: Iterable[Outcome], *, as_json: bool) -> None:

@@ -99,7 +99,7 @@ def parse_contact(domain_name: str, xml: str) -> Contact:
     """Read from a domain of ours how to reach its guest. Raises `ValueError` when it has no mark."""
     if (mark := parse_mark(xml)) is None:
         raise ValueError(f"'{domain_name}' has no mark")
-    source = ElementTree.fromstring(xml).find("devices/serial/source")  # noqa: S314
+    log = ElementTree.fromstring(xml).find("devices/serial/log")  # noqa: S314
     return Contact(
         lab=mark.lab,
         name=mark.name,
@@ -107,7 +107,7 @@ def parse_contact(domain_name: str, xml: str) -> Contact:
         domain=domain_name,
         address=mark.address,
         port=parse_forwarded_port(xml) or 0,
-        console=PurePosixPath(source.get("path", "") if source is not None else ""),
+        console=PurePosixPath(log.get("file", "") if log is not None else ""),
     )
 
 
@@ -120,6 +120,12 @@ def parse_forwarded_port(xml: str) -> int | None:
     """Find the loopback port that a domain forwards to its guest's SSH port."""
     found = re.search(r"hostfwd=tcp:127\.0\.0\.1:(\d+)-", xml)
     return int(found[1]) if found else None
+
+
+def parse_terminal(live_xml: str) -> str:
+    """Find the pseudo-terminal of a running domain's serial console; empty when it has none."""
+    source = ElementTree.fromstring(live_xml).find("devices/serial[@type='pty']/source")  # noqa: S314
+    return source.get("path", "") if source is not None else ""
 
 
 @cache

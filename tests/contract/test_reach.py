@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import getpass
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,7 @@ from tests.unit.cli.run import nestctl
 
 
 @pytest.fixture(autouse=True)
-def lab(sshd: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def lab(sshd: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The directory of a lab whose guests answer."""
     need_program("scp", "openssh-client")
     directory = keep_lab(lab_of_depth(2))
@@ -37,7 +36,7 @@ def lab(sshd: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
         f"    IdentityFile {key}\n    IdentitiesOnly yes\n    LogLevel ERROR\n"
     )
     monkeypatch.chdir(tmp_path)
-    yield directory
+    return directory
 
 
 @pytest.mark.parametrize("guest", ["l1", "l2", "demo/l2"])

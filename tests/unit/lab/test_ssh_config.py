@@ -9,15 +9,15 @@ import pytest
 
 from nestctl.adapters.process import LocalShell
 from nestctl.deadline import Deadline
-from nestctl.lab.ssh_config import render_ssh_config, ssh_command, write_ssh_config
+from nestctl.lab.ssh_config import own_access, render_ssh_config, ssh_command, write_ssh_config
 from nestctl.model.lab import Guest, Lab
 from tests.builders import lab_of_depth, plans_of, recognizable_keys
 from tests.needs import need_program
 
 
-def read_by_openssh(directory: Path, host: str) -> dict[str, str]:
+def read_by_openssh(directory: Path, host: str, name: str = "ssh_config") -> dict[str, str]:
     need_program("ssh", "openssh-client")
-    command = ("ssh", "-G", "-F", str(directory / "ssh_config"), host)
+    command = ("ssh", "-G", "-F", str(directory / name), host)
     text = LocalShell().run(command, deadline=Deadline.after(20, "Reading ssh_config")).expect_success().text
     return dict(line.split(" ", 1) for line in text.splitlines() if " " in line)
 
@@ -35,6 +35,20 @@ def test_openssh_hops_through_every_level(tmp_path: Path, depth: int) -> None:
         assert settings.get("proxyjump") == (f"l{level - 1}" if level > 1 else None)
         assert settings["hostname"] == ("127.0.0.1" if level == 1 else f"10.213.{level - 1}.10")
         assert settings["port"] == ("20000" if level == 1 else "22")
+
+
+@pytest.mark.parametrize("name", ["ssh_config", "ssh_include"])
+def test_full_names_are_those_of_dns(tmp_path: Path, name: str) -> None:
+    write(tmp_path, lab_of_depth(3))
+    assert read_by_openssh(tmp_path, "l3.l2.l1.demo", name)["hostname"] == "10.213.2.10"
+    assert read_by_openssh(tmp_path, "l1.demo", name)["port"] == "20000"
+
+
+def test_what_is_included_elsewhere_has_full_names_only(tmp_path: Path) -> None:
+    """A guest that is called like a host of the user's must not take its place."""
+    write(tmp_path, lab_of_depth(2))
+    assert read_by_openssh(tmp_path, "l2", "ssh_include")["hostname"] == "l2"
+    assert read_by_openssh(tmp_path, "l2.l1.demo", "ssh_include")["proxyjump"] == "l1.demo"
 
 
 def test_openssh_checks_the_host_key_and_offers_the_labs_key_only(tmp_path: Path) -> None:
@@ -56,7 +70,7 @@ def test_a_directory_with_a_space_in_its_name_is_found(tmp_path: Path) -> None:
 def test_siblings_are_reached_through_their_own_hypervisor() -> None:
     inner = {name: {f"{name}1": Guest(memory_mib=512)} for name in "ab"}
     lab = Lab(name="demo", guests={name: Guest(memory_mib=2048, guests=inner[name]) for name in "ab"})
-    blocks = {text.split()[1]: text for text in render_ssh_config(Path("/d"), plans_of(lab)).split("\n\n")}
+    blocks = {text.split()[1]: text for text in render_ssh_config(plans_of(lab), own_access(Path("/d"))).split("\n\n")}
     assert "ProxyJump a\n" in blocks["a1"] + "\n"
     assert "ProxyJump b\n" in blocks["b1"] + "\n"
 

@@ -1,0 +1,101 @@
+"""What people use, on real guests at two levels: commands, files, consoles, OpenSSH's and Ansible's own programs."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from nestctl.errors import ExitCode
+from tests.nested.harness import NESTCTL, Lab, run
+
+
+def test_commands_run_in_many_guests_at_once(lab: Lab) -> None:
+    completed = lab.nestctl("exec", "demo/*", "--", "systemd-detect-virt", "--vm").expect(0)
+    outer, inner = completed.stdout.splitlines()
+    assert outer in {"l1: kvm", "l1: qemu"}
+    assert inner == "l2: kvm"
+    assert lab.nestctl("exec", "l2", "--", "sh", "-c", "exit 9").expect(9).stdout == ""
+    lab.nestctl("exec", "l*", "--", "test", "-e", "/dev/vdc").expect(ExitCode.NO)
+
+
+def test_files_go_to_the_second_level_and_come_back(lab: Lab, tmp_path: Path) -> None:
+    content = os.urandom(300_000)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "file").write_bytes(content)
+    lab.nestctl("cp", "-r", str(tmp_path / "there"), "l2:/root/").expect(0)
+    lab.nestctl("cp", "l2:/root/there/file", "l1:/root/file").expect(0)
+    lab.nestctl("cp", "demo/l1:/root/file", str(tmp_path / "back")).expect(0)
+    assert (tmp_path / "back").read_bytes() == content
+    lab.nestctl("exec", "l*", "--", "rm", "-rf", "/root/there", "/root/file").expect(0)
+
+
+def test_the_console_log_of_every_level_is_there(lab: Lab) -> None:
+    for guest in ("l1", "l2"):
+        assert "nestctl: ready" in lab.nestctl("logs", guest).expect(0).stdout
+        assert len(lab.nestctl("logs", guest, "-n", "1").expect(0).stdout.splitlines()) <= 1
+
+
+def _type_at(lab: Lab, guest: str) -> str:
+    """Log in at a guest's console as a person does, at a terminal, and return what is seen."""
+    keys, terminal = pty.openpty()
+    environment = {**os.environ, "NESTCTL_STATE": str(lab.state)}
+    command = (NESTCTL, "console", guest)
+    with subprocess.Popen(
+        command, stdin=terminal, stdout=terminal, stderr=subprocess.DEVNULL, env=environment, cwd=lab.directory
+    ) as process:
+        os.close(terminal)
+        seen, end_s = "", time.monotonic() + 240
+        # Each is typed again until its answer is there: a line typed while getty starts is lost.
+        for typed, answer in (("\r", "login:"), ("root\r", "~#"), ("echo $((6*7))-$(hostname)\r", f"42-{guest}")):
+            while answer not in seen:
+                assert time.monotonic() < end_s, seen
+                os.write(keys, typed.encode())
+                seen += _read_for(keys, 8)
+        os.write(keys, b"exit\r")
+        seen += _read_for(keys, 3)
+        os.write(keys, b"\x1d")
+        _read_for(keys, 5)
+        assert process.wait(timeout=60) == 0
+    os.close(keys)
+    return seen
+
+
+def _read_for(descriptor: int, seconds: float) -> str:
+    seen, end_s = b"", time.monotonic() + seconds
+    while (left_s := end_s - time.monotonic()) > 0:
+        if select.select([descriptor], [], [], min(left_s, 2))[0]:
+            try:
+                seen += os.read(descriptor, 4096)
+            except OSError:  # the other end is closed
+                break
+        elif seen:
+            break
+    return seen.decode(errors="replace")
+
+
+def test_a_person_logs_in_at_the_console_of_every_level(lab: Lab) -> None:
+    for guest in ("l1", "l2"):
+        assert f"42-{guest}" in _type_at(lab, guest)
+    # Whoever is at a console keeps nobody else from this machine's guests.
+    lab.nestctl("status").expect(0)
+
+
+def test_plain_ssh_finds_the_second_level(lab: Lab) -> None:
+    included = lab.kept / "ssh_include"
+    assert run("ssh", "-F", str(included), "l2.l1.demo", "hostname").expect(0).stdout == "l2\n"
+
+
+def test_ansible_works_at_every_level_by_an_inventory_script(lab: Lab, tmp_path: Path) -> None:
+    script = tmp_path / "demo"
+    script.write_text(f'#!/bin/sh\nNESTCTL_STATE={lab.state} exec {NESTCTL} inventory demo "$@"\n')
+    script.chmod(0o755)
+    ansible = str(Path(sys.executable).with_name("ansible"))
+    answered = run(ansible, "-i", str(script), "all", "-m", "ansible.builtin.ping", timeout_s=400).expect(0)
+    assert answered.stdout.count('"ping": "pong"') == 2
+    asked = run(ansible, "-i", str(script), "level_2", "-m", "ansible.builtin.command", "-a", "hostname")
+    assert asked.expect(0).stdout.splitlines()[-1] == "l2"
