@@ -117,6 +117,8 @@ def test_an_avoided_port_is_not_chosen() -> None:
 def test_a_port_that_another_program_has_is_not_chosen() -> None:
     first = choose_port(LAB, "l1")
     with socket.socket() as other:
+        # A connection to it that has just ended keeps nobody from listening.
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         other.bind(("127.0.0.1", first))
         other.listen()
         assert choose_port(LAB, "l1") != first
