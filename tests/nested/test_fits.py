@@ -91,7 +91,7 @@ def test_plain_ssh_finds_the_second_level(lab: Lab) -> None:
 
 
 def test_ansible_works_at_every_level_by_an_inventory_script(lab: Lab, tmp_path: Path) -> None:
-    script = tmp_path / "demo"
+    script = tmp_path / "demo-inventory"
     script.write_text(f'#!/bin/sh\nNESTCTL_STATE={lab.state} exec {NESTCTL} inventory demo "$@"\n')
     script.chmod(0o755)
     ansible = str(Path(sys.executable).with_name("ansible"))
