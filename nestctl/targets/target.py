@@ -13,7 +13,7 @@ from nestctl.adapters.ssh_options import Destination
 from nestctl.adapters.user_ssh import open_user_ssh
 from nestctl.deadline import Deadline
 from nestctl.errors import UsageError
-from nestctl.lab.store import find_node
+from nestctl.lab.nodes import find_node
 
 THIS_MACHINE = "localhost"
 
@@ -39,8 +39,8 @@ def parse_target(text: str) -> Target:
         return Target(name=text, destination=_parse_uri(text))
     if "/" not in text or "://" in text or "@" in text:
         raise UsageError(f"'{text}' is no target.", hint=_HINT)
-    directory, guest = find_node(text)
-    return Target(name=text, destination=Destination(host=guest, file=directory / "ssh_config"))
+    node = find_node(text)
+    return Target(name=text, destination=Destination(host=node.name, file=node.directory / "ssh_config"))
 
 
 def _parse_uri(text: str) -> Destination:
