@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import getpass
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,10 @@ from nestctl.adapters.process import LocalShell
 from nestctl.adapters.shell import Shell
 from nestctl.adapters.ssh import JumpRoute, SshShell, open_ssh
 from nestctl.deadline import Deadline
+from nestctl.lab.store import keep_lab
+from tests.builders import lab_of_depth
 from tests.contract.sshd import Server, start_sshd
+from tests.needs import need_program
 
 
 @pytest.fixture(scope="package")
@@ -32,6 +36,26 @@ def jumped(sshd: Server, ssh: SshShell) -> Iterator[SshShell]:
     route = JumpRoute(through=ssh, host="127.0.0.1", port=sshd.port)
     with open_ssh("inner", route, sshd.identity, deadline=Deadline.after(30, "Logging in")) as shell:
         yield shell
+
+
+@pytest.fixture
+def reachable(sshd: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The directory of a lab whose guests l1 and l2 answer: both are the server, which is behind itself as l2."""
+    need_program("scp", "openssh-client")
+    directory = keep_lab(lab_of_depth(2))
+    key = directory / "client_key"
+    key.touch(mode=0o600)
+    key.write_text(sshd.keys.client.private)
+    (directory / "known_hosts").write_text(f"server {sshd.keys.hosts['server'].public}\n")
+    (directory / "ssh_config").write_text(
+        "Host l1\n    HostName 127.0.0.1\n"
+        "Host l2\n    HostName 127.0.0.1\n    ProxyJump l1\n"
+        f"Host l1 l2\n    Port {sshd.port}\n    User {getpass.getuser()}\n    HostKeyAlias server\n"
+        f"    UserKnownHostsFile {directory}/known_hosts\n    GlobalKnownHostsFile /dev/null\n"
+        f"    IdentityFile {key}\n    IdentitiesOnly yes\n    LogLevel ERROR\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    return directory
 
 
 @pytest.fixture(params=["local", "ssh", "jumped"])

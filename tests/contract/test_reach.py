@@ -5,7 +5,6 @@ It answers as l1, and once more behind itself as l2, so that every hop of a gues
 
 from __future__ import annotations
 
-import getpass
 import json
 from pathlib import Path
 
@@ -14,29 +13,12 @@ import pytest
 from nestctl.errors import ExitCode
 from nestctl.lab.store import keep_lab
 from tests.builders import lab_of_depth
-from tests.contract.sshd import Server
-from tests.needs import need_program
 from tests.unit.cli.run import nestctl
 
 
 @pytest.fixture(autouse=True)
-def lab(sshd: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The directory of a lab whose guests answer."""
-    need_program("scp", "openssh-client")
-    directory = keep_lab(lab_of_depth(2))
-    key = directory / "client_key"
-    key.touch(mode=0o600)
-    key.write_text(sshd.keys.client.private)
-    (directory / "known_hosts").write_text(f"server {sshd.keys.hosts['server'].public}\n")
-    (directory / "ssh_config").write_text(
-        "Host l1\n    HostName 127.0.0.1\n"
-        "Host l2\n    HostName 127.0.0.1\n    ProxyJump l1\n"
-        f"Host l1 l2\n    Port {sshd.port}\n    User {getpass.getuser()}\n    HostKeyAlias server\n"
-        f"    UserKnownHostsFile {directory}/known_hosts\n    GlobalKnownHostsFile /dev/null\n"
-        f"    IdentityFile {key}\n    IdentitiesOnly yes\n    LogLevel ERROR\n"
-    )
-    monkeypatch.chdir(tmp_path)
-    return directory
+def lab(reachable: Path) -> Path:
+    return reachable
 
 
 @pytest.mark.parametrize("guest", ["l1", "l2", "demo/l2"])

@@ -99,3 +99,18 @@ def test_ansible_works_at_every_level_by_an_inventory_script(lab: Lab, tmp_path:
     assert answered.stdout.count('"ping": "pong"') == 2
     asked = run(ansible, "-i", str(script), "level_2", "-m", "ansible.builtin.command", "-a", "hostname")
     assert asked.expect(0).stdout.splitlines()[-1] == "l2"
+
+
+def test_pytest_gets_the_guests_of_every_level(lab: Lab, tmp_path: Path) -> None:
+    (tmp_path / "test_guests.py").write_text(
+        "import pytest\n"
+        "def test_it_is_up(nestctl_host, nestctl_node):\n"
+        "    assert nestctl_host.check_output('hostname') == nestctl_node.name\n"
+        "    assert nestctl_host.service('ssh').is_running\n"
+        "@pytest.mark.nestctl_nodes(level=2)\n"
+        "def test_the_second_level_is_run_by_kvm(nestctl_host):\n"
+        "    assert nestctl_host.check_output('systemd-detect-virt') == 'kvm'\n"
+    )
+    command = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path), "--nestctl-lab", "demo")
+    environment = {"NESTCTL_STATE": str(lab.state)}
+    assert "3 passed" in run(*command, cwd=tmp_path, environment=environment, timeout_s=400).expect(0).stdout
