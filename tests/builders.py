@@ -28,6 +28,12 @@ def lab_of_depth(depth: int, name: str = "demo") -> Lab:
     return Lab(name=name, guests={"l1": chain(depth)})
 
 
+def class_of(*students: str) -> Lab:
+    """A lab of students, each with a guest that has a guest inside."""
+    inner = {name: {f"{name}-vm": Guest(memory_mib=512)} for name in students}
+    return Lab(name="class", guests={name: Guest(memory_mib=2048, guests=inner[name]) for name in students})
+
+
 def host_facts(lab: Lab, **changes: Any) -> HostFacts:
     """A host with KVM on Intel; `is_emulated`, `directory` and `image` say what its place is like."""
     place = host_place(

@@ -13,11 +13,12 @@ from typer.core import TyperGroup
 from nestctl import __version__
 from nestctl.cli.bench import app as bench_app
 from nestctl.cli.check import check
-from nestctl.cli.clients import inventory, ssh_config
+from nestctl.cli.clients import bundle, inventory, ssh_config
 from nestctl.cli.image import app as image_app
 from nestctl.cli.lab import audit, down, init, list_labs, plan, render, schema, ssh, status, up
 from nestctl.cli.quickstart import quickstart
 from nestctl.cli.reach import console, cp, exec_, logs
+from nestctl.cli.run import reset, run
 from nestctl.errors import ExitCode, NestctlError, UsageError
 
 _EPILOG = """
@@ -143,6 +144,9 @@ app.command(rich_help_panel=_REACH)(logs)
 app.command(rich_help_panel=_REACH)(console)
 app.command("ssh-config", rich_help_panel=_REACH)(ssh_config)
 app.command(rich_help_panel=_REACH)(inventory)
+app.command(rich_help_panel=_REACH)(bundle)
+app.command(rich_help_panel=_REACH)(reset)
+app.command(rich_help_panel=_LAB)(run)
 app.command(rich_help_panel="Measuring")(bench)
 app.command(rich_help_panel=_LAB)(down)
 app.command(rich_help_panel=_LAB)(audit)

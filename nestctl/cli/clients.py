@@ -1,12 +1,13 @@
-"""nestctl ssh-config, inventory: labs in the words of OpenSSH and Ansible."""
+"""nestctl ssh-config, inventory, bundle: labs in the words of OpenSSH and Ansible, and for those who get a part."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from nestctl.cli.lab import LabArgument
+from nestctl.cli.lab import Connect, LabArgument
 
 
 def ssh_config(
@@ -57,3 +58,27 @@ def inventory(
         print_json(host_variables(select_nodes(nodes, found.name, host)[0], noted))
     else:
         print_json(render_script_list(nodes, noted) if list_ else render_file(nodes, noted))
+
+
+def bundle(
+    lab: LabArgument = None,
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Where the directories go.")] = Path("bundles"),
+    jump: Annotated[
+        str | None,
+        typer.Option(metavar="ACCOUNT@HOST", help="How students reach this machine by SSH, if they work elsewhere."),
+    ] = None,
+    connect: Connect = None,
+) -> None:
+    """Write a directory for each student, a guest of this machine with all inside it: key, ssh_config and a card.
+
+    A key opens that student's machines and no others. index.html is for whoever runs the lab.
+    """
+    from nestctl.console import say
+    from nestctl.lab.bundle import hand_out, parse_jump
+    from nestctl.lab.store import find_lab
+
+    found = find_lab(lab)
+    students = hand_out(found, output, jump=parse_jump(jump) if jump else None, connect=connect)
+    names = ", ".join(student.name for student in students[:5]) + ", ..." * (len(students) > 5)
+    say(f"Wrote {len(students)} {'directory' if len(students) == 1 else 'directories'} into '{output}': {names}.")
+    say(f"Begin with '{output / 'index.html'}'. The keys there are secrets: each is for its student alone.")

@@ -46,7 +46,7 @@ def exec_(
         replace_process(exec_command(nodes[0], words))
     outcomes = run_on_all(nodes, words, Deadline.after(timeout, "The command in every guest"))
     _show(outcomes, as_json=json)
-    raise typer.Exit(_exit_code(outcomes))
+    raise typer.Exit(exit_code(outcomes))
 
 
 def cp(
@@ -107,7 +107,7 @@ def _show(outcomes: Iterable[Outcome], *, as_json: bool) -> None:
         sys.stderr.write(render_lines(outcome.node.name, outcome.trouble or outcome.stderr))
 
 
-def _exit_code(outcomes: Iterable[Outcome]) -> int:
+def exit_code(outcomes: Iterable[Outcome]) -> int:
     from nestctl.errors import ExitCode
 
     codes = [outcome.exit_code for outcome in outcomes]

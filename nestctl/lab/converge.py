@@ -15,21 +15,23 @@ from nestctl.adapters.libvirt import Hypervisor
 from nestctl.adapters.process import LocalShell
 from nestctl.adapters.shell import Shell
 from nestctl.deadline import Deadline
-from nestctl.errors import NestctlError, SeveralError
-from nestctl.lab.admission import Room, check_room, read_room
-from nestctl.lab.compare import Action, Change, check_permitted, compare, walk_changes
-from nestctl.lab.guest import create_guest, define_guest, remove_files, start_guest, stop_guest
-from nestctl.lab.host import Host, ensure_lab_image, open_connection, plan_on, read_host
-from nestctl.lab.keys import LabKeys, ensure_keys, find_keys
-from nestctl.lab.level import Access, Level, SshAccess, Step, boot_timeout_s, list_own_domains
-from nestctl.lab.observe import Look, observe
-from nestctl.lab.parallel import run_all
-from nestctl.lab.plan import GuestPlan, NetworkPlan
-from nestctl.lab.render import EMULATOR, parse_domain_type, render_network
+from nestctl.errors import NestctlError
+from nestctl.lab.guest import Action, create_guest, decide, start_guest
+from nestctl.lab.host import Host, check_memory, ensure_lab_image, open_connection, plan_on, read_host
+from nestctl.lab.keys import LabKeys, ensure_lab_keys, read_keys
+from nestctl.lab.level import Level, Step, boot_timeout_s, list_own_domains, open_guest, open_level_in
+from nestctl.lab.plan import GUEST_DIRECTORY, Contact, GuestPlan, NetworkPlan
+from nestctl.lab.render import (
+    EMULATOR,
+    parse_contact,
+    parse_domain_type,
+    parse_network_owner,
+    render_network,
+)
 from nestctl.lab.ssh_config import write_ssh_config
 from nestctl.lab.store import forget_lab, keep_lab, lab_directory, lock_lab, record_boot
-from nestctl.lab.verify import Truth, expect_accelerated, expect_hypervisor, expect_seeded, read_truth
-from nestctl.model.lab import Lab, walk_guests
+from nestctl.lab.verify import expect_accelerated, expect_hypervisor, expect_seeded, read_truth
+from nestctl.model.lab import Lab
 
 EMULATION_NOTICE = (
     "nestctl: NO HARDWARE VIRTUALIZATION that guests could use: QEMU emulates the CPU and AMD SVM (TCG).\n"
@@ -101,21 +103,24 @@ def up(
     if host.is_emulated:
         say(EMULATION_NOTICE)
     ensure_lab_image(lab, step)
-    with (
-        lock_lab(lab.name, Deadline.after(LOCK_TIMEOUT_S, f"Waiting for another nestctl at work on '{lab.name}'")),
-        open_connection(host.uri) as hypervisor,
-    ):
-        level = Level(shell=LocalShell(), hypervisor=hypervisor)
-        return converge(
-            level,
-            lab,
-            host,
-            step=step,
-            say=say,
-            wishes=wishes or Wishes(),
-            access=SshAccess(),
-            room=read_room(lab_directory(lab.name)),
-        )
+    lock = lock_lab(lab.name, Deadline.after(LOCK_TIMEOUT_S, f"Waiting for another nestctl at work on '{lab.name}'"))
+    with lock, open_connection(host.uri) as hypervisor:
+        domains = hypervisor.list_domains()
+        plans = plan_on(host, lab, domains)
+        check_memory(plan for plan in plans if decide(plan, _find(domains, plan)) is not Action.KEEP)
+        directory = keep_lab(lab)
+        try:
+            keys = ensure_lab_keys(directory / "keys.json", lab)
+            write_ssh_config(directory, plans, keys)
+            run = Run(lab=lab.name, host=host, keys=keys, step=step)
+            plans = bring_up(Level(shell=LocalShell(), hypervisor=hypervisor), plans, None, run)
+        except BaseException:
+            if not list_own_domains(hypervisor, lab.name):
+                forget_lab(lab.name)
+            raise
+        # A port may have been taken, and replaced, between planning and starting.
+        write_ssh_config(directory, plans, keys)
+        return plans
 
 
 def converge(
@@ -311,3 +316,57 @@ def ensure_network(hypervisor: Hypervisor, network: NetworkPlan) -> None:
         hypervisor.define_network(render_network(network))
     if network.name not in there or not there[network.name].is_active:
         hypervisor.start_network(network.name)
+
+
+def down(name: str, *, connect: str | None, step: Step, warn: Callable[[str], None]) -> bool:
+    """Remove everything `up` made of a lab, innermost guests first, and nothing else. Return whether there was any.
+
+    A guest that cannot be reached is removed with all that is inside it, and `warn` is told.
+    """
+    with lock_lab(name, Deadline.after(LOCK_TIMEOUT_S, f"Waiting for another nestctl at work on '{name}'")):
+        directory = lab_directory(name)
+        with open_connection(choose_uri(connect)) as hypervisor:
+            is_there = directory.exists() or bool(list_own_domains(hypervisor, name))
+            keys = read_keys(directory / "keys.json") if (directory / "keys.json").exists() else None
+            take_down(
+                Level(shell=LocalShell(), hypervisor=hypervisor), Removal(lab=name, keys=keys, step=step, warn=warn)
+            )
+        forget_lab(name)
+    return is_there
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removal:
+    """What stays the same while one lab is removed; `keys` are None when they are lost."""
+
+    lab: str
+    keys: LabKeys | None
+    step: Step
+    warn: Callable[[str], None]
+
+
+def take_down(level: Level, removal: Removal) -> None:
+    """Remove a lab's guests from a level, and before each the guests inside it; then the lab's networks."""
+    for domain, mark in list_own_domains(level.hypervisor, removal.lab):
+        contact = parse_contact(domain.name, domain.xml)
+        if domain.is_running and removal.keys and mark.is_hypervisor:
+            try:
+                _take_down_inside(level, contact, removal.keys, removal)
+            except NestctlError as error:
+                removal.warn(f"What is inside '{contact.name}' goes with it unseen: {error.message.splitlines()[0]}")
+        with removal.step(f"Removing {contact.name}"):
+            level.hypervisor.remove_domain(domain.name)
+    for network in level.hypervisor.list_networks():
+        if parse_network_owner(network.xml) == removal.lab:
+            level.hypervisor.remove_network(network.name)
+
+
+def _take_down_inside(level: Level, contact: Contact, keys: LabKeys, removal: Removal) -> None:
+    deadline = Deadline.after(_REACH_TIMEOUT_S * contact.level, f"An answer from '{contact.name}' by SSH")
+    with open_guest(level, contact, keys, deadline) as shell, open_level_in(shell) as inner:
+        take_down(inner, removal)
+        shell.run(("rm", "-rf", str(GUEST_DIRECTORY / removal.lab)), deadline=deadline).expect_success()
+
+
+def _find(domains: Iterable[Domain], plan: GuestPlan) -> Domain | None:
+    return next((domain for domain in domains if domain.name == plan.domain), None)

@@ -1,10 +1,10 @@
-"""The keys of a lab: one that logs in everywhere, and every guest's host key, known before the guest exists."""
+"""The keys of a lab: one that logs in everywhere, one for each student, and every guest's host key, made before it."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from nestctl.adapters.files import write_atomically
 from nestctl.errors import FailedError
-from nestctl.lab.store import lab_directory
+from nestctl.model.lab import Lab, walk_guests
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -25,18 +25,42 @@ class KeyPair:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class LabKeys:
+    """The lab's own key, and host keys by guest.
+
+    A guest of this machine and all inside it may be one student's. `owners` names it by guest, and `students` has the
+    key that opens these guests beside the lab's own.
+    """
+
     client: KeyPair
     hosts: Mapping[str, KeyPair]
+    owners: Mapping[str, str] = field(default_factory=dict)
+    students: Mapping[str, KeyPair] = field(default_factory=dict)
+
+    def clients_of(self, guest: str) -> tuple[KeyPair, ...]:
+        """Return the keys that open a guest."""
+        owner = self.owners.get(guest, "")
+        return (self.client, self.students[owner]) if owner in self.students else (self.client,)
 
 
-def ensure_keys(path: Path, guests: Iterable[str]) -> LabKeys:
-    """Read the lab's keys, making those that are missing. The file has mode 0600."""
+def ensure_lab_keys(path: Path, lab: Lab) -> LabKeys:
+    """Have the keys of a lab: of every guest, and of a student for each guest of this machine."""
+    owners = {name: top for top, guest in lab.guests.items() for name, _ in walk_guests({top: guest})}
+    return ensure_keys(path, owners, owners)
+
+
+def ensure_keys(path: Path, guests: Iterable[str], owners: Mapping[str, str] | None = None) -> LabKeys:
+    """Read keys, making those that are missing; `owners` as in `LabKeys`. The file has mode 0600."""
     there = read_keys(path) if path.exists() else LabKeys(client=_generate(), hosts={})
-    wanted = set(guests)
-    if path.exists() and wanted <= set(there.hosts):
+    owners, wanted = owners or {}, set(guests)
+    students = set(owners.values())
+    if path.exists() and wanted <= set(there.hosts) and students <= set(there.students):
         return there
-    hosts = {**there.hosts, **{guest: _generate() for guest in sorted(wanted - set(there.hosts))}}
-    keys = LabKeys(client=there.client, hosts=hosts)
+    keys = LabKeys(
+        client=there.client,
+        hosts={**there.hosts, **{guest: _generate() for guest in sorted(wanted - set(there.hosts))}},
+        owners={**there.owners, **owners},
+        students={**there.students, **{name: _generate() for name in sorted(students - set(there.students))}},
+    )
     write_atomically(path, json.dumps(asdict(keys)).encode(), mode=0o600)
     return keys
 
@@ -54,6 +78,8 @@ def read_keys(path: Path) -> LabKeys:
         return LabKeys(
             client=KeyPair(**document["client"]),
             hosts={name: KeyPair(**pair) for name, pair in document["hosts"].items()},
+            owners={str(name): str(owner) for name, owner in document.get("owners", {}).items()},
+            students={name: KeyPair(**pair) for name, pair in document.get("students", {}).items()},
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise FailedError(

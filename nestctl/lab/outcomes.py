@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nestctl.lab.reach import Outcome
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from nestctl.lab.run import RunResult
 
 
 def render_exec(outcomes: Iterable[Outcome]) -> dict[str, Any]:
@@ -29,3 +34,59 @@ def render_outcome(outcome: Outcome) -> dict[str, Any]:
 def render_lines(name: str, text: str) -> str:
     """Put a guest's name before every line."""
     return "".join(f"{name}: {line}\n" for line in text.splitlines())
+
+
+def render_run(result: RunResult) -> dict[str, Any]:
+    """Render the results of `run` as the JSON document of the schema 'nestctl.run/1'."""
+    return {
+        "schema": "nestctl.run/1",
+        "lab": result.lab,
+        "command": list(result.task.words),
+        "playbook": str(result.task.playbook or ""),
+        "is_success": not result.failed,
+        "duration_s": round(result.duration_s, 3),
+        "kept": list(result.kept),
+        "guests": [{**render_outcome(it), "labels": dict(it.node.guest.labels)} for it in result.outcomes],
+    }
+
+
+def render_run_table(result: RunResult) -> Table:
+    """Render a row for each guest: its labels, what came of it, and the last line that was said."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    labels = list(dict.fromkeys(name for outcome in result.outcomes for name in outcome.node.guest.labels))
+    table = Table(box=box.SIMPLE_HEAD)
+    for title in ("guest", "level", *labels, "result", "time", "last line"):
+        table.add_column(escape(title), overflow="fold")
+    for outcome in result.outcomes:
+        node = outcome.node
+        table.add_row(
+            escape(node.name),
+            f"L{node.level}",
+            *(escape(node.guest.labels.get(name, "")) for name in labels),
+            _verdict(outcome),
+            f"{outcome.duration_s:.1f} s",
+            escape(_last_line(outcome)),
+        )
+    return table
+
+
+def _verdict(outcome: Outcome) -> str:
+    if outcome.exit_code is None:
+        return "[red]no answer[/red]"
+    return f"[red]failed ({outcome.exit_code})[/red]" if outcome.exit_code else "[green]passed[/green]"
+
+
+def _last_line(outcome: Outcome) -> str:
+    said = outcome.trouble or (outcome.stderr if outcome.exit_code else "") or outcome.stdout or outcome.stderr
+    lines = [line for line in said.splitlines() if line.strip()]
+    return lines[-1].strip()[:100] if lines else ""
+
+
+def say_how_to_reach(result: RunResult) -> str:
+    """Say what is kept, and how to look at it and remove it."""
+    lines = [f"Kept: {', '.join(result.kept)}. 'nestctl down {result.lab}' removes it."]
+    kept = (outcome.node for outcome in result.failed if outcome.node.path[0] in result.kept)
+    return "\n".join((*lines, *(f"  nestctl ssh {node.lab}/{node.name}" for node in kept)))

@@ -55,6 +55,11 @@ def render_network(network: NetworkPlan) -> str:
     return _environment().get_template("network.xml.j2").render(network=network, namespace=NAMESPACE)
 
 
+def render_page(template: str, **values: Any) -> str:
+    """Render a page for people, which needs no other file."""
+    return _environment().get_template(template).render(values)
+
+
 def parse_mark(xml: str) -> Mark | None:
     """Find nestctl's mark in a domain's XML; None when it is not ours."""
     element = ElementTree.fromstring(xml).find(f"metadata/{{{NAMESPACE}}}guest")  # noqa: S314 - libvirt's own output

@@ -69,8 +69,11 @@ def render_seed(plan: GuestPlan, keys: LabKeys) -> bytes:
             ("etc/resolv.conf", f"nameserver {plan.uplink.dns}\n", 0o644),
             ("etc/systemd/network/10-nestctl.network", _render_network(plan), 0o644),
             *_host_key_files(host),
-            ("root/.ssh/authorized_keys", f"{keys.client.public} nestctl\n", 0o600),
-            *(_outer_subnets(plan) if plan.is_hypervisor else ()),
+            (
+                "root/.ssh/authorized_keys",
+                "".join(f"{it.public} nestctl\n" for it in keys.clients_of(plan.name)),
+                0o600,
+            ),
         ):
             _add(archive, path, content.encode(), mode)
         _add_contents(archive, plan.contents)

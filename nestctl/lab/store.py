@@ -53,6 +53,11 @@ def find_lab(reference: str | None) -> Lab:
     raise UsageError(f"There is no file and no lab '{reference}'; labs that exist: {there}.")
 
 
+def read_kept_lab(name: str) -> Lab:
+    """Read the lab as it was brought up, whatever its file says now."""
+    return read_lab(lab_directory(name) / "lab.yaml")
+
+
 def find_lab_of(reference: str) -> tuple[Lab, str]:
     """Find the lab of 'GUEST' (that of ./lab.yaml, or the only lab there is) or 'LAB/GUEST', and the guest's name."""
     lab_name, _, name = reference.rpartition("/")

@@ -47,10 +47,11 @@ def reachable(sshd: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     key.touch(mode=0o600)
     key.write_text(sshd.keys.client.private)
     (directory / "known_hosts").write_text(f"server {sshd.keys.hosts['server'].public}\n")
+    (directory / "guests.json").write_text('{"guests": []}')
     (directory / "ssh_config").write_text(
-        "Host l1\n    HostName 127.0.0.1\n"
-        "Host l2\n    HostName 127.0.0.1\n    ProxyJump l1\n"
-        f"Host l1 l2\n    Port {sshd.port}\n    User {getpass.getuser()}\n    HostKeyAlias server\n"
+        "Host l1 l1.demo\n    HostName 127.0.0.1\n"
+        "Host l2 l2.l1.demo\n    HostName 127.0.0.1\n    ProxyJump l1\n"
+        f"Host l1 l2 *.demo\n    Port {sshd.port}\n    User {getpass.getuser()}\n    HostKeyAlias server\n"
         f"    UserKnownHostsFile {directory}/known_hosts\n    GlobalKnownHostsFile /dev/null\n"
         f"    IdentityFile {key}\n    IdentitiesOnly yes\n    LogLevel ERROR\n"
     )

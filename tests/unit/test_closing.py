@@ -13,11 +13,12 @@ import nestctl
 from nestctl import errors
 from nestctl.bench.html import render_report
 from nestctl.errors import NestctlError
+from nestctl.lab.bundle import Student, render_card, render_index, student_of
 from nestctl.lab.parse import read_lab
 from nestctl.lab.render import render_domain, render_network
 from nestctl.model.lab import Lab
 from nestctl.paths import resource
-from tests.builders import plan_of_depth
+from tests.builders import class_of, plan_of_depth, plans_of
 from tests.unit.bench.test_report import two_levels_deep
 from tests.unit.cli.run import python
 
@@ -37,7 +38,14 @@ def _network() -> str:
     return render_network(network)
 
 
+def _student() -> Student:
+    lab = class_of("ann")
+    return student_of(lab, plans_of(lab)[0])
+
+
 TEMPLATES: dict[str, Callable[[], str]] = {
+    "card.html.j2": lambda: render_card("class", _student(), None),
+    "class.html.j2": lambda: render_index("class", (_student(),), None),
     "domain.xml.j2": lambda: render_domain(plan_of_depth(2)),
     "network.xml.j2": _network,
     "report.html.j2": lambda: render_report(two_levels_deep()),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import stat
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import paramiko
 import pytest
 
 from nestctl.errors import FailedError
-from nestctl.lab.keys import ensure_keys, read_keys
+from nestctl.lab.keys import ensure_keys, ensure_lab_keys, read_keys
+from tests.builders import class_of
 
 
 def test_keys_are_made_for_every_guest_and_closed_to_others(tmp_path: Path) -> None:
@@ -44,6 +46,27 @@ def test_no_private_key_is_in_a_repr(tmp_path: Path) -> None:
     keys = ensure_keys(tmp_path / "keys.json", ["l1"])
     for shown in (repr(keys), repr(keys.client), str(keys.hosts), f"{keys.client!s}"):
         assert "PRIVATE KEY" not in shown
+
+
+def test_a_students_key_opens_the_guests_of_that_student_and_the_labs_opens_all(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    ensure_lab_keys(path, class_of("ann", "bob"))
+    keys = read_keys(path)
+    assert keys.clients_of("ann") == keys.clients_of("ann-vm") == (keys.client, keys.students["ann"])
+    assert keys.clients_of("bob-vm") == (keys.client, keys.students["bob"])
+    assert len({keys.client.public, keys.students["ann"].public, keys.students["bob"].public}) == 3
+    more = ensure_lab_keys(path, class_of("ann", "bob", "eve"))
+    assert more.students["ann"] == keys.students["ann"]
+    assert more.clients_of("eve-vm") == (keys.client, more.students["eve"])
+
+
+def test_keys_of_an_older_nestctl_have_no_students(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    ensure_keys(path, ["l1"])
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps({name: document[name] for name in ("client", "hosts")}))
+    keys = read_keys(path)
+    assert keys.clients_of("l1") == (keys.client,)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from nestctl.errors import UsageError
 from nestctl.lab.nodes import find_node, find_nodes, list_nodes
 from nestctl.lab.plan import walk_plans
 from nestctl.lab.store import keep_lab, lab_directory
-from nestctl.model.lab import Guest, Lab
-from tests.builders import lab_of_depth, plans_of
+from nestctl.model.lab import Lab
+from tests.builders import class_of, lab_of_depth, plans_of
 
 FILE = "name: filed\nguests: {g1: {}}\n"
 
@@ -25,13 +25,6 @@ def bring_up(lab: Lab) -> Path:
     directory = keep_lab(lab)
     (directory / "ssh_config").touch()
     return directory
-
-
-def two_students() -> Lab:
-    return Lab(
-        name="class",
-        guests={name: Guest(memory_mib=2048, guests={f"{name}-vm": Guest(memory_mib=512)}) for name in ("ann", "bob")},
-    )
 
 
 def test_a_guest_is_found_in_the_file_of_the_working_directory() -> None:
@@ -91,17 +84,19 @@ def test_one_guest_is_no_pattern() -> None:
     ],
 )
 def test_a_pattern_finds_many_each_before_those_inside_it(pattern: str, names: list[str]) -> None:
-    bring_up(two_students())
+    bring_up(class_of("ann", "bob"))
     assert [node.name for node in find_nodes(pattern)] == names
 
 
 def test_a_guest_knows_where_it_is() -> None:
-    ann, inner, *_ = list_nodes(two_students())
+    ann, inner, *_ = list_nodes(class_of("ann", "bob"))
     assert (ann.level, ann.outer, ann.path) == (1, "", ("ann",))
     assert (inner.level, inner.outer, inner.path) == (2, "ann", ("ann", "ann-vm"))
 
 
-@pytest.mark.parametrize("lab", [lab_of_depth(1), lab_of_depth(4), two_students()], ids=lambda lab: str(lab.guests))
+@pytest.mark.parametrize(
+    "lab", [lab_of_depth(1), lab_of_depth(4), class_of("ann", "bob")], ids=lambda lab: str(lab.guests)
+)
 def test_the_console_is_where_the_plan_puts_it(lab: Lab) -> None:
     plans = walk_plans(plans_of(lab, directory=lab_directory(lab.name)))
     assert [node.console for node in list_nodes(lab)] == [plan.console for plan in plans]

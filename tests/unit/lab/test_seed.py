@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import io
 import tarfile
-from ipaddress import IPv4Network
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -152,3 +152,14 @@ def test_an_account_that_is_there_gets_its_keys(tmp_path: Path) -> None:
 def test_the_same_plan_and_keys_give_the_same_bytes() -> None:
     assert render_seed(OUTER, KEYS) == render_seed(OUTER, KEYS)
     assert render_seed(OUTER, KEYS) != render_seed(OUTER.guests[0], KEYS)
+
+
+def test_a_students_key_is_let_in_beside_the_labs() -> None:
+    pairs = recognizable_keys({"ann": Guest()}).hosts
+    keys = replace(KEYS, owners={"l1": "ann", "a": "ann"}, students=pairs)
+    for plan in (OUTER, OUTER.guests[0]):
+        assert unpack(render_seed(plan, keys))["root/.ssh/authorized_keys"].splitlines() == [
+            "ssh-ed25519 client nestctl",
+            "ssh-ed25519 ann nestctl",
+        ]
+    assert "ann" not in unpack(render_seed(OUTER.guests[1], keys))["root/.ssh/authorized_keys"]

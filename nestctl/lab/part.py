@@ -1,0 +1,82 @@
+"""A part of a lab: a guest with all that is inside it, removed or made anew while the rest runs on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, ExitStack
+
+from nestctl.adapters.process import LocalShell
+from nestctl.deadline import Deadline
+from nestctl.errors import FailedError
+from nestctl.lab.converge import EMULATION_NOTICE, LOCK_TIMEOUT_S, Run, bring_up
+from nestctl.lab.guest import remove_files
+from nestctl.lab.host import ensure_lab_image, open_connection, plan_on, read_host
+from nestctl.lab.keys import read_keys
+from nestctl.lab.level import Level, Step, boot_timeout_s, open_guest, open_level_in
+from nestctl.lab.nodes import Node
+from nestctl.lab.plan import GuestPlan
+from nestctl.lab.render import parse_mark
+from nestctl.lab.ssh_config import write_ssh_config
+from nestctl.lab.store import lab_directory, lock_lab
+from nestctl.model.lab import Lab
+
+
+def reset_guest(lab: Lab, node: Node, *, connect: str | None, step: Step, say: Callable[[str], None]) -> None:
+    """Make a guest anew, with all that is inside it: new disks, the same names, addresses, keys and host keys.
+
+    Nothing else of the lab is touched. A guest that is gone is made, too.
+    """
+    host = read_host(connect)
+    if host.is_emulated:
+        say(EMULATION_NOTICE)
+    ensure_lab_image(lab, step)
+    directory = lab_directory(lab.name)
+    with _lock(lab), open_connection(host.uri) as hypervisor, ExitStack() as stack:
+        plans = plan_on(host, lab, hypervisor.list_domains())
+        keys = read_keys(directory / "keys.json")
+        level, network, inside = Level(shell=LocalShell(), hypervisor=hypervisor), None, plans
+        for name in node.path[:-1]:
+            outer = _find(inside, name)
+            timeout_s = boot_timeout_s(outer.level, is_emulated=host.is_emulated)
+            deadline = Deadline.after(timeout_s, f"An answer from '{name}' by SSH")
+            shell = stack.enter_context(open_guest(level, outer.contact, keys, deadline))
+            level = stack.enter_context(open_level_in(shell))
+            network, inside = outer.network, outer.guests
+        plan = _find(inside, node.name)
+        with step(f"Removing {node.name}"):
+            _remove(level, plan)
+        (made,) = bring_up(level, (plan,), network, Run(lab=lab.name, host=host, keys=keys, step=step))
+        # Only the port of a guest of this machine may be another one now.
+        write_ssh_config(directory, tuple(made if it.name == made.name else it for it in plans), keys)
+
+
+def remove_guests(lab: Lab, names: Iterable[str], *, connect: str | None, step: Step) -> None:
+    """Remove guests of this machine, by name, with all that is inside them; the rest of the lab stays."""
+    host = read_host(connect)
+    with _lock(lab), open_connection(host.uri) as hypervisor:
+        plans = plan_on(host, lab, hypervisor.list_domains())
+        for name in names:
+            with step(f"Removing {name}"):
+                _remove(Level(shell=LocalShell(), hypervisor=hypervisor), _find(plans, name))
+
+
+def _lock(lab: Lab) -> AbstractContextManager[None]:
+    return lock_lab(lab.name, Deadline.after(LOCK_TIMEOUT_S, f"Waiting for another nestctl at work on '{lab.name}'"))
+
+
+def _remove(level: Level, plan: GuestPlan) -> None:
+    """Remove a guest's domain and files; those inside it are on its disk. Raises `FailedError` when it is not ours."""
+    found = next((it for it in level.hypervisor.list_domains() if it.name == plan.domain), None)
+    if found:
+        mark = parse_mark(found.xml)
+        if mark is None or mark.lab != plan.lab:
+            raise FailedError(
+                f"The domain '{plan.domain}' on {level.shell.where} does not belong to the lab '{plan.lab}'.",
+                hint="nestctl removes only what it made.",
+            )
+        level.hypervisor.remove_domain(plan.domain)
+    remove_files(level.shell, plan)
+
+
+def _find(plans: Iterable[GuestPlan], name: str) -> GuestPlan:
+    return next(plan for plan in plans if plan.name == name)

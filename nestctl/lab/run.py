@@ -1,0 +1,184 @@
+"""Bring a lab up, run one thing in each of its guests, and remove it: a matrix, when every row is a guest."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from nestctl.adapters.process import LocalShell
+from nestctl.deadline import Deadline
+from nestctl.errors import DeadlineError, NestctlError, UsageError
+from nestctl.lab.converge import down, up
+from nestctl.lab.inventory import read_noted, render_file
+from nestctl.lab.level import Step
+from nestctl.lab.nodes import Node, list_nodes, select_nodes
+from nestctl.lab.part import remove_guests
+from nestctl.lab.reach import MOST_AT_ONCE, Outcome, run_on_all
+from nestctl.lab.store import lab_directory
+from nestctl.model.lab import Lab
+
+# What ansible-playbook ends with when a host could not be reached (ansible-playbook's run results are added up).
+_UNREACHABLE = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What is run in every guest: a command's words, or an Ansible playbook. `nodes` is a pattern, or the innermost."""
+
+    words: tuple[str, ...] = ()
+    playbook: Path | None = None
+    nodes: str | None = None
+    timeout_s: float = 3600.0
+
+    @property
+    def title(self) -> str:
+        return str(self.playbook) if self.playbook else " ".join(self.words)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """What came of it in every guest; `kept` names the guests of this machine that are left for a look."""
+
+    lab: str
+    task: Task
+    outcomes: tuple[Outcome, ...]
+    duration_s: float
+    kept: tuple[str, ...] = ()
+
+    @property
+    def failed(self) -> tuple[Outcome, ...]:
+        return tuple(outcome for outcome in self.outcomes if not outcome.is_success)
+
+
+def check_task(
+    *, words: Sequence[str], playbook: Path | None, nodes: str | None, timeout_s: float, junit: Path | None
+) -> Task:
+    """Make a task of what was asked for. Raises `UsageError` before anything is started in vain."""
+    if bool(words) is bool(playbook):
+        raise UsageError(
+            "Say what to run: a command after '--', or '--playbook FILE'."
+            if not words
+            else "'--playbook' and a command are two things to run: give one of them."
+        )
+    if playbook and not playbook.is_file():
+        raise UsageError(f"There is no playbook '{playbook}'.")
+    if junit and not junit.absolute().parent.is_dir():
+        raise UsageError(f"There is no directory '{junit.parent}' for '{junit.name}'.")
+    return Task(words=tuple(words), playbook=playbook, nodes=nodes, timeout_s=timeout_s)
+
+
+def choose_nodes(lab: Lab, pattern: str | None) -> tuple[Node, ...]:
+    """Choose the guests of a lab that something is run in. Raises `UsageError` when none is called so."""
+    nodes = list_nodes(lab)
+    if pattern is not None:
+        return select_nodes(nodes, lab.name, pattern)
+    return tuple(node for node in nodes if not node.guest.guests)
+
+
+def run_lab(
+    lab: Lab,
+    task: Task,
+    *,
+    connect: str | None,
+    keep_failed: bool,
+    step: Step,
+    say: Callable[[str], None],
+    warn: Callable[[str], None],
+) -> RunResult:
+    """Bring a lab up, run the task in its guests, all at once, and remove what was brought up, whatever happens.
+
+    With `keep_failed` the guests of this machine stay that have a failure in them. A lab that was there before stays.
+    A guest that does not come up fails its row, and no other.
+    """
+    nodes = choose_nodes(lab, task.nodes)
+    begun_s = time.monotonic()
+    was_there = lab_directory(lab.name).exists()
+    try:
+        _bring_up(lab, connect=connect, step=step, say=say, warn=warn)
+        with step(
+            f"Running '{task.title}' in {', '.join(node.name for node in nodes[:5])}{', ...' * (len(nodes) > 5)}"
+        ):
+            outcomes = run_task(task, lab, nodes)
+    except BaseException:
+        if not was_there:
+            _clean_up(lab, connect=connect, step=step, warn=warn)
+        raise
+    result = RunResult(lab=lab.name, task=task, outcomes=outcomes, duration_s=time.monotonic() - begun_s)
+    if was_there:
+        return result
+    kept = {outcome.node.path[0] for outcome in result.failed} if keep_failed else set()
+    if not kept:
+        down(lab.name, connect=connect, step=step, warn=warn)
+        return result
+    remove_guests(lab, [name for name in lab.guests if name not in kept], connect=connect, step=step)
+    return replace(result, kept=tuple(name for name in lab.guests if name in kept))
+
+
+def run_task(task: Task, lab: Lab, nodes: Sequence[Node]) -> tuple[Outcome, ...]:
+    """Run the task in guests that are up, several at once; every guest has its outcome."""
+    deadline = Deadline.after(task.timeout_s, "What is run in every guest")
+    if not task.playbook:
+        return run_on_all(nodes, task.words, deadline)
+    playbook = task.playbook
+    with TemporaryDirectory(prefix="nestctl-") as directory, ThreadPoolExecutor(max_workers=MOST_AT_ONCE) as pool:
+        inventory = Path(directory) / f"{lab.name}.json"
+        inventory.write_text(json.dumps(render_file(list_nodes(lab), read_noted(lab_directory(lab.name)))))
+        return tuple(pool.map(lambda node: _play(playbook, inventory, node, deadline), nodes))
+
+
+def _play(playbook: Path, inventory: Path, node: Node, deadline: Deadline) -> Outcome:
+    """Run a playbook for one guest: a process each, so that rows end and fail by themselves."""
+    # Ansible beside this Python, as in a virtual environment that is not activated, is found, too.
+    path = os.pathsep.join((os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)))
+    shell = LocalShell(environment={"PATH": path, "ANSIBLE_NOCOLOR": "1", "LC_ALL": "C.UTF-8"})
+    command = ("ansible-playbook", "-i", str(inventory), "--limit", node.name, "--", str(playbook))
+    begun_s = time.monotonic()
+    try:
+        completed = shell.run(command, deadline=deadline)
+    except DeadlineError as error:
+        late_s = time.monotonic() - begun_s
+        return Outcome(node=node, exit_code=None, stdout="", stderr="", duration_s=late_s, trouble=error.message)
+    stdout, code = completed.stdout.decode(errors="replace"), completed.exit_code
+    trouble = ""
+    if code == _UNREACHABLE:
+        trouble = "Ansible cannot reach it."
+    elif code == 0 and not re.search(rf"^{re.escape(node.name)}\s+: ok=", stdout, re.MULTILINE):
+        trouble = "No play of the playbook is for this guest: its 'hosts' leaves it out."
+    return Outcome(
+        node=node,
+        exit_code=None if trouble else code,
+        stdout=stdout,
+        stderr=completed.stderr.decode(errors="replace"),
+        duration_s=time.monotonic() - begun_s,
+        trouble=trouble,
+    )
+
+
+def _bring_up(
+    lab: Lab, *, connect: str | None, step: Step, say: Callable[[str], None], warn: Callable[[str], None]
+) -> None:
+    try:
+        up(lab, connect=connect, step=step, say=say)
+    except UsageError:
+        raise
+    except NestctlError as error:
+        if not (lab_directory(lab.name) / "ssh_config").exists():
+            raise
+        # Some guests are up: what is to be run is run in them, and the others' rows say that they are not there.
+        warn(error.message)
+
+
+def _clean_up(lab: Lab, *, connect: str | None, step: Step, warn: Callable[[str], None]) -> None:
+    try:
+        down(lab.name, connect=connect, step=step, warn=warn)
+    except NestctlError as error:
+        # What went wrong first is what the user has to know.
+        warn(f"the lab '{lab.name}' could not be removed: {error.message} 'nestctl down {lab.name}' tries again.")

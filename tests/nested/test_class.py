@@ -1,0 +1,105 @@
+"""A class on real guests: run something in every machine, hand out keys for one student's machines, make them anew.
+
+One lab goes through all of it, as booting is what takes time: ann has a guest inside her machine, bob has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from nestctl.errors import ExitCode
+from nestctl.image.store import Image
+from tests.nested.harness import Completed, Lab, run
+
+LAB = """
+name: class
+guests:
+  ann:
+    memory_mib: 1152
+    guests:
+      ann-vm: {memory_mib: 512, disk_gib: 4, labels: {case: inner}}
+  bob: {memory_mib: 512, disk_gib: 4}
+"""
+
+PLAYBOOK = """
+- hosts: level_2
+  tasks:
+    - ansible.builtin.command: systemd-detect-virt
+      register: seen
+    - ansible.builtin.assert: {that: seen.stdout == 'kvm'}
+"""
+
+
+@pytest.fixture
+def class_(image: Image, state: Path) -> Iterator[Lab]:
+    assert image.disk.exists()
+    lab = Lab(directory=state.parent, name="class")
+    lab.write(LAB)
+    try:
+        yield lab
+    finally:
+        lab.nestctl("down", "class", timeout_s=600)
+        lab.expect_nothing_left()
+
+
+def test_a_class_is_run_handed_out_and_made_anew(class_: Lab) -> None:
+    _run_fails_where_bob_is_not(class_)
+    _hand_out(class_)
+    before = _boot_id(class_, "ann")
+    class_.nestctl("reset", "class/bob", timeout_s=1200).expect(0)
+    assert class_.nestctl("exec", "bob", "--", "hostname").expect(0).stdout == "bob\n"
+    _make_the_inner_guest_anew(class_)
+    assert _boot_id(class_, "ann") == before
+    # A lab that is up is left up.
+    (class_.directory / "play.yml").write_text(PLAYBOOK)
+    played = class_.nestctl("run", "lab.yaml", "--playbook", "play.yml", "--nodes", "ann-vm", "--json", timeout_s=1200)
+    assert played.expect(0).json["guests"][0]["exit_code"] == 0
+    assert _boot_id(class_, "ann") == before
+
+
+def _run_fails_where_bob_is_not(lab: Lab) -> None:
+    words = ("run", "lab.yaml", "--keep-failed", "--nodes", "*", "--junit", "junit.xml")
+    ran = lab.nestctl(*words, "--", "sh", "-c", "test $(hostname) = bob", timeout_s=1800).expect(ExitCode.NO)
+    assert "Kept: ann." in ran.stderr
+    assert "nestctl ssh class/ann-vm" in ran.stderr
+    suite = ElementTree.parse(lab.directory / "junit.xml").getroot().find("testsuite")  # noqa: S314 - our own
+    assert suite is not None
+    cases = {case.get("name"): case.find("failure") is not None for case in suite.iter("testcase")}
+    assert cases == {"ann": True, "ann-vm": True, "bob": False}
+    # What passed is gone, with its files; what failed is there to be looked at.
+    assert [line.split("guest=class-")[1].split(",")[0] for line in lab.processes()] == ["ann"]
+    assert list(lab.kept.glob("bob.*")) == []
+    assert lab.nestctl("exec", "ann-vm", "--", "hostname").expect(0).stdout == "ann-vm\n"
+
+
+def _hand_out(lab: Lab) -> None:
+    lab.nestctl("bundle", "lab.yaml", "--output", "out").expect(0)
+    assert _ssh(lab, "ann", "ann-vm", "hostname").expect(0).stdout == "ann-vm\n"
+    # With everything of ann's but the key.
+    (lab.directory / "out/ann/key").rename(lab.directory / "out/ann/kept")
+    (lab.directory / "out/ann/key").write_bytes((lab.directory / "out/bob/key").read_bytes())
+    (lab.directory / "out/ann/key").chmod(0o600)
+    assert "Permission denied" in _ssh(lab, "ann", "ann", "hostname").expect(255).stderr
+    (lab.directory / "out/ann/kept").rename(lab.directory / "out/ann/key")
+
+
+def _make_the_inner_guest_anew(lab: Lab) -> None:
+    lab.nestctl("exec", "ann-vm", "--", "touch", "/root/mine").expect(0)
+    before = _boot_id(lab, "ann-vm")
+    lab.nestctl("reset", "class/ann-vm", timeout_s=1200).expect(0)
+    assert _boot_id(lab, "ann-vm") != before
+    lab.nestctl("exec", "ann-vm", "--", "test", "-e", "/root/mine").expect(1)
+    # What was handed out stays right: the student's key, and the host key it is told by.
+    assert _ssh(lab, "ann", "ann-vm", "hostname").expect(0).stdout == "ann-vm\n"
+
+
+def _ssh(lab: Lab, student: str, *words: str) -> Completed:
+    return run("ssh", "-F", "ssh_config", "-o", "BatchMode=yes", *words, cwd=lab.directory / "out" / student)
+
+
+def _boot_id(lab: Lab, guest: str) -> str:
+    return lab.nestctl("exec", guest, "--", "cat", "/proc/sys/kernel/random/boot_id").expect(0).stdout
