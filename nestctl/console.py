@@ -7,14 +7,17 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.progress import Progress
 
+    from nestctl.events import EventLog
+
 _start_s = time.monotonic()
+_events: EventLog | None = None
 
 
 def print_result(text: str) -> None:
@@ -61,56 +64,25 @@ def warn(text: str) -> None:
     say(f"nestctl: warning: {text}")
 
 
-class _Steps:
-    """The steps that go on now, on a terminal: one line that counts for each, below what has been said."""
-
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
-        self.progress: Progress | None = None
-
-    @contextmanager
-    def show(self, text: str) -> Iterator[None]:
-        with self.lock:
-            if self.progress is None:
-                self.progress = _start_progress()
-            task = self.progress.add_task(text, total=None)
-        try:
-            yield
-        finally:
-            with self.lock:
-                if self.progress:
-                    self.progress.remove_task(task)
-                    if not self.progress.tasks:
-                        self.progress.stop()
-                        self.progress = None
-
-    def say(self, text: str) -> None:
-        with self.lock:
-            if self.progress:
-                self.progress.console.out(text, highlight=False)
-                return
-        sys.stderr.write(text + "\n")
-        sys.stderr.flush()
-
-
-def _start_progress() -> Progress:
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
-    progress = Progress(*columns, console=_rich_console(True, stderr=True), transient=True)
-    progress.start()
-    return progress
-
-
-_steps = _Steps()
+def send_events(log: EventLog) -> None:
+    """Have every step written to a log as well, from now on."""
+    global _events
+    _events = log
 
 
 @contextmanager
-def step(text: str) -> Iterator[None]:
-    """Show that something is being done, with the time that has passed; several threads may be at it.
+def step(text: str, *, lab: str = "", node: str = "", level: int = 0) -> Iterator[None]:
+    """Show that something is being done, with the time that has passed.
 
-    On a terminal a line that counts; elsewhere a plain line when it begins and one when it has ended.
+    On a terminal a line that counts; elsewhere a plain line when it begins and one when it has ended. What it is about
+    is for programs that read events.
     """
+    with _events.step(text, lab=lab, node=node, level=level) if _events else nullcontext(), _shown(text):
+        yield
+
+
+@contextmanager
+def _shown(text: str) -> Iterator[None]:
     begun_s = time.monotonic()
     if sys.stderr.isatty():
         with _steps.show(text):

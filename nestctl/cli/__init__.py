@@ -112,6 +112,10 @@ def _options(
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say everything that is done.")] = False,
     log_file: Annotated[Path | None, typer.Option(help="Write everything that is done to this file.")] = None,
+    events: Annotated[
+        Path | None,
+        typer.Option(help="Append a JSON line for every step, when it begins and when it has ended, to this file."),
+    ] = None,
 ) -> None:
     handlers: list[logging.Handler] = []
     if verbose:
@@ -121,8 +125,20 @@ def _options(
             handlers.append(logging.FileHandler(log_file))
         except OSError as error:
             raise UsageError(f"The log file '{log_file}' cannot be written: {error.strerror}.") from error
+    if events:
+        _send_events(events)
     if handlers:
         logging.basicConfig(level=logging.DEBUG, handlers=handlers, format="%(asctime)s %(name)s: %(message)s")
+
+
+def _send_events(path: Path) -> None:
+    from nestctl.console import send_events
+    from nestctl.events import open_events
+
+    try:
+        send_events(open_events(path))
+    except OSError as error:
+        raise UsageError(f"Events cannot be written to '{path}': {error.strerror}.") from error
 
 
 _LAB, _MACHINE = "Labs", "This machine"

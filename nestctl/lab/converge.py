@@ -188,16 +188,12 @@ def _say_superfluous(lab: str, changes: tuple[Change, ...], wishes: Wishes, say:
 
 def bring_up(level: Level, changes: tuple[Change, ...], network: NetworkPlan | None, run: Run) -> tuple[GuestPlan, ...]:
     """Bring guests up on a level, and in each of them the guests inside it: the same code all the way down."""
-    for change in changes:
-        if change.action is Action.REMOVE and run.wishes.may_prune:
-            _prune(level, change, run)
-    wanted = [(change, plan) for change in changes if (plan := change.plan)]
-    starting = {Action.CREATE, Action.START, Action.RESTART, Action.RECREATE}
-    if any(change.action in starting for change, _ in wanted):
-        with run.step(f"Preparing {level.shell.where} for guests"):
-            _prepare(level, wanted[0][1], network)
-    tasks = [lambda it=it, plan=plan: _try_guest(level, it, plan, run) for it, plan in wanted]
-    return run_all(tasks, jobs=run.wishes.jobs, stop=run.stop)
+    domains = level.hypervisor.list_domains()
+    actions = {plan.name: decide(plan, _find(domains, plan)) for plan in plans}
+    if set(actions.values()) != {Action.KEEP}:
+        with run.step(f"Preparing {level.shell.where} for guests", lab=run.lab):
+            _prepare(level, plans, network)
+    return tuple(_bring_up_one(level, plan, actions[plan.name], run) for plan in plans)
 
 
 def _try_guest(level: Level, change: Change, plan: GuestPlan, run: Run) -> GuestPlan:
@@ -259,7 +255,7 @@ def _start(level: Level, change: Change, plan: GuestPlan, run: Run, stack: ExitS
         timeout_s = boot_timeout_s(plan.level, is_emulated=run.host.is_slow) * run.crowd
         deadline = Deadline.after(timeout_s, f"An answer from the guest '{plan.name}' by SSH", stop=run.stop)
         how = "emulated by QEMU TCG" if plan.place.is_emulated else "KVM"
-        with run.step(f"{'Booting' if is_booting else 'Connecting to'} {plan.name} (level {plan.level}, {how})"):
+        with run.step(f"{what} {plan.name} (level {plan.level}, {how})", lab=run.lab, node=plan.name, level=plan.level):
             begun_s = time.monotonic()
             plan = _act(level, change, plan, run, deadline)
             opening = run.access.open_guest(level, plan.contact, run.keys, deadline, is_booting=is_booting)
@@ -354,7 +350,7 @@ def take_down(level: Level, removal: Removal) -> None:
                 _take_down_inside(level, contact, removal.keys, removal)
             except NestctlError as error:
                 removal.warn(f"What is inside '{contact.name}' goes with it unseen: {error.message.splitlines()[0]}")
-        with removal.step(f"Removing {contact.name}"):
+        with removal.step(f"Removing {contact.name}", lab=contact.lab, node=contact.name, level=contact.level):
             level.hypervisor.remove_domain(domain.name)
     for network in level.hypervisor.list_networks():
         if parse_network_owner(network.xml) == removal.lab:

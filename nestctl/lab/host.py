@@ -90,7 +90,7 @@ def locate_image(lab: Lab) -> tuple[Path, str]:
 def ensure_lab_image(lab: Lab, step: Step) -> None:
     """Have a lab's image there and whole: build the default one if it is missing, verify it in any case."""
     if not lab.image and not locate_image(lab)[0].exists():
-        with step("Building the guest image (once; about a minute)"):
+        with step("Building the guest image (once; about a minute)", lab=lab.name):
             ensure_image(read_recipe(), deadline=Deadline.after(_BUILD_TIMEOUT_S, "Building the image"))
     verify_image(find_image(lab.image or read_recipe().name))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,7 +16,12 @@ from nestctl.lab.keys import LabKeys
 from nestctl.lab.plan import Contact
 from nestctl.lab.render import Mark, parse_mark
 
-Step = Callable[[str], AbstractContextManager[None]]
+
+class Step(Protocol):
+    """Show that something is being done, and what guest it is about."""
+
+    def __call__(self, text: str, *, lab: str = "", node: str = "", level: int = 0) -> AbstractContextManager[None]: ...
+
 
 
 class Access(Protocol):

@@ -8,15 +8,14 @@ from contextlib import AbstractContextManager, ExitStack
 from nestctl.adapters.process import LocalShell
 from nestctl.deadline import Deadline
 from nestctl.errors import FailedError
-from nestctl.lab.converge import EMULATION_NOTICE, LOCK_TIMEOUT_S, Run, bring_up
+from nestctl.lab.converge import LOCK_TIMEOUT_S, up
 from nestctl.lab.guest import remove_files
-from nestctl.lab.host import ensure_lab_image, open_connection, plan_on, read_host
+from nestctl.lab.host import open_connection, plan_on, read_host
 from nestctl.lab.keys import read_keys
 from nestctl.lab.level import Level, Step, boot_timeout_s, open_guest, open_level_in
 from nestctl.lab.nodes import Node
 from nestctl.lab.plan import GuestPlan
 from nestctl.lab.render import parse_mark
-from nestctl.lab.ssh_config import write_ssh_config
 from nestctl.lab.store import lab_directory, lock_lab
 from nestctl.model.lab import Lab
 
@@ -24,30 +23,22 @@ from nestctl.model.lab import Lab
 def reset_guest(lab: Lab, node: Node, *, connect: str | None, step: Step, say: Callable[[str], None]) -> None:
     """Make a guest anew, with all that is inside it: new disks, the same names, addresses, keys and host keys.
 
-    Nothing else of the lab is touched. A guest that is gone is made, too.
+    The rest of the lab is as after `up`: what runs is left alone, and what is gone is made.
     """
     host = read_host(connect)
-    if host.is_emulated:
-        say(EMULATION_NOTICE)
-    ensure_lab_image(lab, step)
-    directory = lab_directory(lab.name)
     with _lock(lab), open_connection(host.uri) as hypervisor, ExitStack() as stack:
-        plans = plan_on(host, lab, hypervisor.list_domains())
-        keys = read_keys(directory / "keys.json")
-        level, network, inside = Level(shell=LocalShell(), hypervisor=hypervisor), None, plans
+        level = Level(shell=LocalShell(), hypervisor=hypervisor)
+        inside = plan_on(host, lab, hypervisor.list_domains())
         for name in node.path[:-1]:
             outer = _find(inside, name)
             timeout_s = boot_timeout_s(outer.level, is_emulated=host.is_emulated)
             deadline = Deadline.after(timeout_s, f"An answer from '{name}' by SSH")
+            keys = read_keys(lab_directory(lab.name) / "keys.json")
             shell = stack.enter_context(open_guest(level, outer.contact, keys, deadline))
-            level = stack.enter_context(open_level_in(shell))
-            network, inside = outer.network, outer.guests
-        plan = _find(inside, node.name)
-        with step(f"Removing {node.name}"):
-            _remove(level, plan)
-        (made,) = bring_up(level, (plan,), network, Run(lab=lab.name, host=host, keys=keys, step=step))
-        # Only the port of a guest of this machine may be another one now.
-        write_ssh_config(directory, tuple(made if it.name == made.name else it for it in plans), keys)
+            level, inside = stack.enter_context(open_level_in(shell)), outer.guests
+        with step(f"Removing {node.name}", lab=lab.name, node=node.name, level=node.level):
+            _remove(level, _find(inside, node.name))
+    up(lab, connect=connect, step=step, say=say)
 
 
 def remove_guests(lab: Lab, names: Iterable[str], *, connect: str | None, step: Step) -> None:
@@ -56,7 +47,7 @@ def remove_guests(lab: Lab, names: Iterable[str], *, connect: str | None, step: 
     with _lock(lab), open_connection(host.uri) as hypervisor:
         plans = plan_on(host, lab, hypervisor.list_domains())
         for name in names:
-            with step(f"Removing {name}"):
+            with step(f"Removing {name}", lab=lab.name, node=name, level=1):
                 _remove(Level(shell=LocalShell(), hypervisor=hypervisor), _find(plans, name))
 
 

@@ -103,9 +103,8 @@ def run_lab(
     was_there = lab_directory(lab.name).exists()
     try:
         _bring_up(lab, connect=connect, step=step, say=say, warn=warn)
-        with step(
-            f"Running '{task.title}' in {', '.join(node.name for node in nodes[:5])}{', ...' * (len(nodes) > 5)}"
-        ):
+        names = ", ".join(node.name for node in nodes[:5]) + ", ..." * (len(nodes) > 5)
+        with step(f"Running '{task.title}' in {names}", lab=lab.name):
             outcomes = run_task(task, lab, nodes)
     except BaseException:
         if not was_there:

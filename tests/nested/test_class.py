@@ -5,6 +5,7 @@ One lab goes through all of it, as booting is what takes time: ann has a guest i
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
@@ -62,7 +63,7 @@ def test_a_class_is_run_handed_out_and_made_anew(class_: Lab) -> None:
 
 
 def _run_fails_where_bob_is_not(lab: Lab) -> None:
-    words = ("run", "lab.yaml", "--keep-failed", "--nodes", "*", "--junit", "junit.xml")
+    words = ("--events", "events", "run", "lab.yaml", "--keep-failed", "--nodes", "*", "--junit", "junit.xml")
     ran = lab.nestctl(*words, "--", "sh", "-c", "test $(hostname) = bob", timeout_s=1800).expect(ExitCode.NO)
     assert "Kept: ann." in ran.stderr
     assert "nestctl ssh class/ann-vm" in ran.stderr
@@ -70,6 +71,9 @@ def _run_fails_where_bob_is_not(lab: Lab) -> None:
     assert suite is not None
     cases = {case.get("name"): case.find("failure") is not None for case in suite.iter("testcase")}
     assert cases == {"ann": True, "ann-vm": True, "bob": False}
+    events = [json.loads(line) for line in (lab.directory / "events").read_text().splitlines()]
+    done = [(it["text"].split()[0], it["node"], it["level"]) for it in events if it["event"] == "done" and it["node"]]
+    assert done == [("Booting", "ann", 1), ("Booting", "ann-vm", 2), ("Booting", "bob", 1), ("Removing", "bob", 1)]
     # What passed is gone, with its files; what failed is there to be looked at.
     assert [line.split("guest=class-")[1].split(",")[0] for line in lab.processes()] == ["ann"]
     assert list(lab.kept.glob("bob.*")) == []

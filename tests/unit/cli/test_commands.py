@@ -61,14 +61,20 @@ def test_every_command_has_help() -> None:
         "init",
         "schema",
         "render",
-        "plan",
-        "list",
-        "audit",
         "up",
         "status",
         "ssh",
         "bench",
         "down",
+        "exec",
+        "cp",
+        "logs",
+        "console",
+        "ssh-config",
+        "inventory",
+        "run",
+        "bundle",
+        "reset",
     ):
         assert run(name, "--help").exit_code == 0, name
         assert name in run("--help").stdout
@@ -237,6 +243,12 @@ def test_a_log_file_that_cannot_be_written_is_a_usage_error() -> None:
     result = run("--log-file", "nowhere/all.log", "image", "list")
     assert result.exit_code == ExitCode.USAGE
     assert "The log file 'nowhere/all.log' cannot be written" in result.stderr
+
+
+def test_events_that_cannot_be_written_are_a_usage_error() -> None:
+    result = run("--events", "nowhere/events", "image", "list")
+    assert result.exit_code == ExitCode.USAGE
+    assert "Events cannot be written to 'nowhere/events'" in result.stderr
 
 
 def test_v_says_more_on_standard_error_only() -> None:
