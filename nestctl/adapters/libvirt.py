@@ -123,6 +123,30 @@ class Hypervisor:
                 _destroy(domain)
             domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM)
 
+    def shut_down_domain(self, name: str, deadline: Deadline) -> None:
+        """Have a domain shut itself down (ACPI), and stop it when it has not until the deadline. It stays defined."""
+        with _errors(f"shut down the domain '{name}' on {self.where}"):
+            domain = self.connection.lookupByName(name)
+            if domain.isActive():
+                domain.shutdown()
+            while domain.isActive() and not deadline.is_over:
+                time.sleep(_RETRY_S)
+            if domain.isActive():
+                _destroy(domain)
+
+    def write_metadata(self, name: str, xml: str, *, prefix: str, namespace: str) -> None:
+        """Write an element into a domain's metadata, in place of the one of its namespace; it runs on meanwhile."""
+        with _errors(f"write metadata of the domain '{name}' on {self.where}"):
+            domain = self.connection.lookupByName(name)
+            live = libvirt.VIR_DOMAIN_AFFECT_LIVE if domain.isActive() else 0
+            domain.setMetadata(
+                libvirt.VIR_DOMAIN_METADATA_ELEMENT,
+                xml,
+                prefix,
+                namespace,
+                libvirt.VIR_DOMAIN_AFFECT_CONFIG | live,
+            )
+
     def list_networks(self) -> tuple[Network, ...]:
         """List the networks; none where the driver has no networks at all (qemu:///embed)."""
         try:

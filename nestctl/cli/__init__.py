@@ -14,6 +14,7 @@ from nestctl import __version__
 from nestctl.cli.bench import app as bench_app
 from nestctl.cli.check import check
 from nestctl.cli.clients import bundle, inventory, ssh_config
+from nestctl.cli.expire import expire, extend
 from nestctl.cli.image import app as image_app
 from nestctl.cli.lab import audit, down, init, list_labs, plan, render, schema, ssh, status, up
 from nestctl.cli.quickstart import quickstart
@@ -163,6 +164,8 @@ app.command(rich_help_panel=_REACH)(inventory)
 app.command(rich_help_panel=_REACH)(bundle)
 app.command(rich_help_panel=_REACH)(reset)
 app.command(rich_help_panel=_LAB)(run)
+app.command(rich_help_panel=_LAB)(extend)
+app.command(rich_help_panel=_LAB)(expire)
 app.command(rich_help_panel="Measuring")(bench)
 app.command(rich_help_panel=_LAB)(down)
 app.command(rich_help_panel=_LAB)(audit)

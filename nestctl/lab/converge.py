@@ -20,6 +20,7 @@ from nestctl.lab.guest import Action, create_guest, decide, start_guest
 from nestctl.lab.host import Host, check_memory, ensure_lab_image, open_connection, plan_on, read_host
 from nestctl.lab.keys import LabKeys, ensure_lab_keys, read_keys
 from nestctl.lab.level import Level, Step, boot_timeout_s, list_own_domains, open_guest, open_level_in
+from nestctl.lab.lifetime import ensure_expiry, now_utc
 from nestctl.lab.plan import GUEST_DIRECTORY, Contact, GuestPlan, NetworkPlan
 from nestctl.lab.render import (
     EMULATOR,
@@ -114,6 +115,7 @@ def up(
             write_ssh_config(directory, plans, keys)
             run = Run(lab=lab.name, host=host, keys=keys, step=step)
             plans = bring_up(Level(shell=LocalShell(), hypervisor=hypervisor), plans, None, run)
+            ensure_expiry(hypervisor, lab, now_utc())
         except BaseException:
             if not list_own_domains(hypervisor, lab.name):
                 forget_lab(lab.name)

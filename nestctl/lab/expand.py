@@ -20,6 +20,7 @@ Location = tuple[str, ...]
 MOST_EXPANDED = 20_000
 
 _SUMS = ("labels", "seed")
+_LAB_KEYS = ("name", "image", "ttl", "on_expiry")
 _OWN_KEYS = {"guests", "defaults", "count", "for_each"}
 
 
@@ -92,7 +93,7 @@ def expand_lab(lab: DeclaredLab, rosters: Mapping[str, tuple[Row, ...]]) -> Expa
 
     `rosters` has the rows by the text of `for_each`. Raises `ExpansionError` for a guest that cannot be written out.
     """
-    expanded = Expanded(document={"name": lab.name, "image": lab.image, "guests": {}})
+    expanded = Expanded(document={**{key: getattr(lab, key) for key in _LAB_KEYS}, "guests": {}})
     scope = _Scope(declared=(), expanded=(), defaults=_defaults((), lab.defaults, ("defaults",)))
     for name, guest in lab.guests.items():
         _expand_guests(name, guest, scope, rosters, expanded, expanded.document["guests"])

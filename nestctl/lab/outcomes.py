@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from nestctl.lab.reach import Outcome
@@ -10,7 +11,11 @@ from nestctl.lab.reach import Outcome
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from nestctl.lab.expire import Seen
     from nestctl.lab.run import RunResult
+
+_WOULD = {"nothing": "nothing", "warn": "tell its guests", "stop": "stop it", "delete": "delete it"}
+_DID = {"nothing": "nothing", "warn": "told its guests", "stop": "stopped", "delete": "deleted"}
 
 
 def render_exec(outcomes: Iterable[Outcome]) -> dict[str, Any]:
@@ -90,3 +95,39 @@ def say_how_to_reach(result: RunResult) -> str:
     lines = [f"Kept: {', '.join(result.kept)}. 'nestctl down {result.lab}' removes it."]
     kept = (outcome.node for outcome in result.failed if outcome.node.path[0] in result.kept)
     return "\n".join((*lines, *(f"  nestctl ssh {node.lab}/{node.name}" for node in kept)))
+
+
+def render_expiries(seen: Iterable[Seen], *, is_dry_run: bool) -> dict[str, Any]:
+    """Render what `expire` did as the JSON document of the schema 'nestctl.expire/1'."""
+    labs = [
+        {
+            "lab": it.lab,
+            "expires": it.expiry.at.isoformat() if it.expiry else None,
+            "action": it.expiry.action if it.expiry else "",
+            "due": it.due.value,
+            "trouble": it.trouble,
+        }
+        for it in seen
+    ]
+    return {"schema": "nestctl.expire/1", "is_dry_run": is_dry_run, "labs": labs}
+
+
+def render_expiries_table(seen: Iterable[Seen], *, is_dry_run: bool) -> Table:
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for title in ("lab", "ends", "then", "due now" if is_dry_run else "done"):
+        table.add_column(title)
+    words = _WOULD if is_dry_run else _DID
+    for it in seen:
+        done = f"[red]{escape(it.trouble)}[/red]" if it.trouble else words[it.due.value]
+        ends, then = (format_time(it.expiry.at), it.expiry.action) if it.expiry else ("never", "-")
+        table.add_row(it.lab, ends, then, done)
+    return table
+
+
+def format_time(at: datetime) -> str:
+    """Show a time as it is where the user is."""
+    return at.astimezone().strftime("%Y-%m-%d %H:%M %Z")

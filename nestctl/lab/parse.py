@@ -25,6 +25,7 @@ _MOST_KEYS = 100_000
 _NO_NAME = "is no name: use up to 24 lower-case letters, digits and dashes, first a letter"
 _MEANINGS = {
     "missing": "is missing",
+    "ttl": "is no time: write a number and m, h or d, such as 90m or 3h",
     "kernel_args": "is no word of a kernel's command line: use printable characters without spaces",
     "labels": "is no label: a name has letters, digits, dots, dashes and slashes, a value at most 200 characters",
 }

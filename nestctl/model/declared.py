@@ -7,7 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from nestctl.model.lab import MOST_GUESTS, MOST_OUTERMOST, NAME_PATTERN, Name, Settings
+from nestctl.model.lab import MOST_GUESTS, MOST_OUTERMOST, NAME_PATTERN, Name, OnExpiry, Settings, Ttl
 
 # A name, or a text that becomes one when a row of a roster is put into it.
 NameTemplate = Annotated[
@@ -70,6 +70,8 @@ class DeclaredLab(BaseModel):
             "When empty, the one that is built from this machine's package sources."
         ),
     ] = ""
+    ttl: Ttl = ""
+    on_expiry: OnExpiry = "stop"
     defaults: Annotated[Defaults, Field(description=f"Settings of all guests {_ABOUT_DEFAULTS}.")] = Defaults()
     guests: Annotated[
         Mapping[NameTemplate, DeclaredGuest],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
@@ -96,6 +96,21 @@ class Guest(Settings):
         return self
 
 
+TTL_PATTERN = r"^([1-9][0-9]{0,4}[mhd])?$"
+Ttl = Annotated[
+    str,
+    Field(
+        pattern=TTL_PATTERN,
+        description="How long the lab is to be there, from its first 'up' on, in minutes, hours or days: 90m, 3h, 14d. "
+        "'nestctl expire' sees to it. When empty, for as long as nobody removes it.",
+    ),
+]
+OnExpiry = Annotated[
+    Literal["stop", "delete"],
+    Field(description="What becomes of it then: stop its guests ('up' starts them again), or delete all of it."),
+]
+
+
 class Lab(BaseModel):
     """A lab with every guest written out: what a lab file declares, expanded (see nestctl.lab.expand)."""
 
@@ -109,6 +124,8 @@ class Lab(BaseModel):
             "When empty, the one that is built from this machine's package sources."
         ),
     ] = ""
+    ttl: Ttl = ""
+    on_expiry: OnExpiry = "stop"
     guests: Annotated[
         Mapping[Name, Guest],
         Field(

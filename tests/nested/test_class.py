@@ -6,6 +6,7 @@ One lab goes through all of it, as booting is what takes time: ann has a guest i
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
@@ -18,6 +19,7 @@ from tests.nested.harness import Completed, Lab, run
 
 LAB = """
 name: class
+ttl: 4h
 guests:
   ann:
     memory_mib: 1152
@@ -32,6 +34,13 @@ PLAYBOOK = """
     - ansible.builtin.command: systemd-detect-virt
       register: seen
     - ansible.builtin.assert: {that: seen.stdout == 'kvm'}
+"""
+
+
+LET_IT_BE_OVER = """
+from datetime import timedelta
+from nestctl.lab.lifetime import extend_lab, now_utc
+extend_lab("class", timedelta(hours=-5), connect=None, now=now_utc())
 """
 
 
@@ -60,6 +69,18 @@ def test_a_class_is_run_handed_out_and_made_anew(class_: Lab) -> None:
     played = class_.nestctl("run", "lab.yaml", "--playbook", "play.yml", "--nodes", "ann-vm", "--json", timeout_s=1200)
     assert played.expect(0).json["guests"][0]["exit_code"] == 0
     assert _boot_id(class_, "ann") == before
+    _end(class_)
+
+
+def _end(lab: Lab) -> None:
+    """Its guests are told that the time is nearly over; then it is, and they are stopped."""
+    (told,) = lab.nestctl("expire", "--warn", "5h", "--json").expect(0).json["labs"]
+    assert (told["lab"], told["due"], told["trouble"]) == ("class", "warn", "")
+    run(sys.executable, "-c", LET_IT_BE_OVER, environment={"NESTCTL_STATE": str(lab.state)}).expect(0)
+    (stopped,) = lab.nestctl("expire", "--json").expect(0).json["labs"]
+    assert (stopped["due"], stopped["trouble"]) == ("stop", "")
+    assert lab.processes() == []
+    assert lab.nestctl("expire", "--json").expect(0).json["labs"][0]["due"] == "nothing"
 
 
 def _run_fails_where_bob_is_not(lab: Lab) -> None:
