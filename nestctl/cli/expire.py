@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nestctl.cli.lab import Connect, Json
+from nestctl.cli.run import ThatLab
 
 if TYPE_CHECKING:
     from nestctl.lab.expire import Seen
@@ -51,7 +52,7 @@ def expire(
 
 
 def extend(
-    lab: Annotated[str, typer.Argument(metavar="LAB", help="A lab file, or the name of a lab that exists.")],
+    lab: ThatLab,
     time: Annotated[str, typer.Argument(metavar="TIME", help="How much longer: 90m, 3h, 14d.")],
     connect: Connect = None,
 ) -> None:

@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from nestctl.model.lab import Lab
+from nestctl.cli.complete import complete_guest, complete_lab
 
 LabArgument = Annotated[
     str | None,
-    typer.Argument(metavar="LAB", help="A lab file, or the name of a lab that exists.", show_default="./lab.yaml"),
+    typer.Argument(
+        metavar="LAB",
+        help="A lab file, or the name of a lab that exists.",
+        show_default="./lab.yaml",
+        autocompletion=complete_lab,
+    ),
 ]
 Connect = Annotated[
     str | None,
@@ -216,7 +220,10 @@ def audit(
 
 
 def ssh(
-    node: Annotated[str, typer.Argument(metavar="GUEST", help="A guest of ./lab.yaml, or LAB/GUEST.")],
+    node: Annotated[
+        str,
+        typer.Argument(metavar="GUEST", help="A guest of ./lab.yaml, or LAB/GUEST.", autocompletion=complete_guest),
+    ],
     command: Annotated[
         list[str] | None, typer.Argument(metavar="COMMAND", help="What to run there; a shell by default.")
     ] = None,

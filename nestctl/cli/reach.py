@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nestctl.cli.complete import complete_guest
 from nestctl.cli.lab import Connect, Json
 
 if TYPE_CHECKING:
@@ -13,7 +14,9 @@ if TYPE_CHECKING:
 
     from nestctl.lab.reach import Outcome
 
-GuestArgument = Annotated[str, typer.Argument(metavar="GUEST", help="A guest of ./lab.yaml, or LAB/GUEST.")]
+GuestArgument = Annotated[
+    str, typer.Argument(metavar="GUEST", help="A guest of ./lab.yaml, or LAB/GUEST.", autocompletion=complete_guest)
+]
 Timeout = Annotated[float, typer.Option(metavar="SECONDS", min=1, help="How long a command may take in a guest.")]
 
 
@@ -25,7 +28,11 @@ def strip_separator(words: list[str]) -> list[str]:
 def exec_(
     guests: Annotated[
         str,
-        typer.Argument(metavar="GUEST", help="A guest of ./lab.yaml, LAB/GUEST, or a pattern of many: 'LAB/*'."),
+        typer.Argument(
+            metavar="GUEST",
+            help="A guest of ./lab.yaml, LAB/GUEST, or a pattern of many: 'LAB/*'.",
+            autocompletion=complete_guest,
+        ),
     ],
     command: Annotated[list[str], typer.Argument(metavar="COMMAND", help="What to run there.")],
     timeout: Timeout = 3600.0,

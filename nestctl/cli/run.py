@@ -7,12 +7,18 @@ from typing import Annotated
 
 import typer
 
+from nestctl.cli.complete import complete_lab
 from nestctl.cli.lab import Connect, Json
-from nestctl.cli.reach import Timeout, exit_code
+from nestctl.cli.reach import GuestArgument, Timeout, exit_code
+
+ThatLab = Annotated[
+    str,
+    typer.Argument(metavar="LAB", help="A lab file, or the name of a lab that exists.", autocompletion=complete_lab),
+]
 
 
 def run(
-    lab: Annotated[str, typer.Argument(metavar="LAB", help="A lab file, or the name of a lab that exists.")],
+    lab: ThatLab,
     command: Annotated[
         list[str] | None, typer.Argument(metavar="COMMAND", help="What to run in every guest, after '--'.")
     ] = None,
@@ -65,7 +71,7 @@ def run(
 
 
 def reset(
-    guest: Annotated[str, typer.Argument(metavar="GUEST", help="A guest of ./lab.yaml, or LAB/GUEST.")],
+    guest: GuestArgument,
     connect: Connect = None,
 ) -> None:
     """Make a guest anew, with all inside it: new disks, the same names, addresses and keys. The others run on."""
