@@ -8,6 +8,7 @@ import os
 import shlex
 import signal
 import subprocess
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
@@ -18,12 +19,19 @@ from nestctl.errors import DeadlineError, PrerequisiteError
 
 log = logging.getLogger(__name__)
 
+# How often a command that can be stopped looks whether it is to stop, in seconds.
+_STOP_INTERVAL_S = 0.2
+
 
 @dataclass(frozen=True, kw_only=True)
 class LocalShell:
-    """Commands on this machine. Each runs in a process group of its own, which is ended as a whole."""
+    """Commands on this machine. Each runs in a process group of its own, which is ended as a whole.
+
+    `stop` ends them from another thread: only the main one is told of Ctrl-C.
+    """
 
     environment: Mapping[str, str] = field(default_factory=dict)
+    stop: threading.Event | None = None
 
     @property
     def where(self) -> str:
@@ -53,7 +61,7 @@ class LocalShell:
             raise _explain(error, command[0]) from error
         with process:
             try:
-                stdout, stderr = process.communicate(stdin, timeout=deadline.remaining_s)
+                stdout, stderr = self._communicate(process, stdin, deadline)
             except subprocess.TimeoutExpired:
                 _end_group(process)
                 raise DeadlineError(f"'{shlex.join(command)}' did not end within {deadline.timeout_s:.0f} s.") from None
@@ -68,6 +76,20 @@ class LocalShell:
             stdout=stdout,
             stderr=stderr,
         )
+
+    def _communicate(self, process: subprocess.Popen[bytes], stdin: bytes, deadline: Deadline) -> tuple[bytes, bytes]:
+        if self.stop is None:
+            return process.communicate(stdin, timeout=deadline.remaining_s)
+        given: bytes | None = stdin
+        while True:
+            try:
+                return process.communicate(given, timeout=min(_STOP_INTERVAL_S, deadline.remaining_s))
+            except subprocess.TimeoutExpired:
+                given = None  # what was not read yet is sent on
+                if self.stop.is_set():
+                    raise KeyboardInterrupt from None
+                if deadline.is_over:
+                    raise
 
 
 def replace_process(command: Sequence[str]) -> NoReturn:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,15 +56,28 @@ def exec_command(node: Node, words: Sequence[str]) -> tuple[str, ...]:
 
 def run_on_all(nodes: Sequence[Node], words: Sequence[str], deadline: Deadline) -> tuple[Outcome, ...]:
     """Run a command in several guests at once; every guest has its outcome, in the order of `nodes`."""
+    return do_on_all(nodes, lambda node, shell: run_on(node, words, deadline, shell))
+
+
+def do_on_all(nodes: Sequence[Node], work: Callable[[Node, LocalShell], Outcome]) -> tuple[Outcome, ...]:
+    """Do something about several guests at once, with a shell whose commands end when we are interrupted."""
+    stop = threading.Event()
+    shell = LocalShell(stop=stop)
     with ThreadPoolExecutor(max_workers=MOST_AT_ONCE) as pool:
-        return tuple(pool.map(lambda node: run_on(node, words, deadline), nodes))
+        waiting = [pool.submit(work, node, shell) for node in nodes]
+        try:
+            return tuple(future.result() for future in waiting)
+        except BaseException:
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
-def run_on(node: Node, words: Sequence[str], deadline: Deadline) -> Outcome:
+def run_on(node: Node, words: Sequence[str], deadline: Deadline, shell: LocalShell) -> Outcome:
     """Run a command in a guest to its end. That it fails, is late, or the guest does not answer is an outcome."""
     begun_s = time.monotonic()
     try:
-        completed = LocalShell().run(ssh_command(node.directory, node.name, words, _UNATTENDED), deadline=deadline)
+        completed = shell.run(ssh_command(node.directory, node.name, words, _UNATTENDED), deadline=deadline)
     except DeadlineError as error:
         late_s = time.monotonic() - begun_s
         return Outcome(node=node, exit_code=None, stdout="", stderr="", duration_s=late_s, trouble=error.message)

@@ -8,7 +8,6 @@ import re
 import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +20,7 @@ from nestctl.lab.inventory import read_noted, render_file
 from nestctl.lab.level import Step
 from nestctl.lab.nodes import Node, list_nodes, select_nodes
 from nestctl.lab.part import remove_guests
-from nestctl.lab.reach import MOST_AT_ONCE, Outcome, run_on_all
+from nestctl.lab.reach import Outcome, do_on_all, run_on_all
 from nestctl.lab.store import lab_directory
 from nestctl.model.lab import Lab
 
@@ -127,17 +126,17 @@ def run_task(task: Task, lab: Lab, nodes: Sequence[Node]) -> tuple[Outcome, ...]
     if not task.playbook:
         return run_on_all(nodes, task.words, deadline)
     playbook = task.playbook
-    with TemporaryDirectory(prefix="nestctl-") as directory, ThreadPoolExecutor(max_workers=MOST_AT_ONCE) as pool:
+    with TemporaryDirectory(prefix="nestctl-") as directory:
         inventory = Path(directory) / f"{lab.name}.json"
         inventory.write_text(json.dumps(render_file(list_nodes(lab), read_noted(lab_directory(lab.name)))))
-        return tuple(pool.map(lambda node: _play(playbook, inventory, node, deadline), nodes))
+        return do_on_all(nodes, lambda node, shell: _play(playbook, inventory, node, deadline, shell))
 
 
-def _play(playbook: Path, inventory: Path, node: Node, deadline: Deadline) -> Outcome:
+def _play(playbook: Path, inventory: Path, node: Node, deadline: Deadline, shell: LocalShell) -> Outcome:
     """Run a playbook for one guest: a process each, so that rows end and fail by themselves."""
     # Ansible beside this Python, as in a virtual environment that is not activated, is found, too.
     path = os.pathsep.join((os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)))
-    shell = LocalShell(environment={"PATH": path, "ANSIBLE_NOCOLOR": "1", "LC_ALL": "C.UTF-8"})
+    shell = replace(shell, environment={"PATH": path, "ANSIBLE_NOCOLOR": "1", "LC_ALL": "C.UTF-8"})
     command = ("ansible-playbook", "-i", str(inventory), "--limit", node.name, "--", str(playbook))
     begun_s = time.monotonic()
     try:

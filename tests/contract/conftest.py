@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import getpass
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,11 +60,13 @@ def reachable(sshd: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return directory
 
 
-@pytest.fixture(params=["local", "ssh", "jumped"])
+@pytest.fixture(params=["local", "stoppable", "ssh", "jumped"])
 def shell(request: pytest.FixtureRequest) -> Shell:
     """Every kind of shell that there is: the tests that take it hold for each."""
     if request.param == "local":
         return LocalShell()
+    if request.param == "stoppable":
+        return LocalShell(stop=threading.Event())
     found: SshShell = request.getfixturevalue(request.param)
     return found
 

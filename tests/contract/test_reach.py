@@ -6,6 +6,10 @@ It answers as l1, and once more behind itself as l2, so that every hop of a gues
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,6 +17,7 @@ import pytest
 from nestctl.errors import ExitCode
 from nestctl.lab.store import keep_lab
 from tests.builders import lab_of_depth
+from tests.nested.harness import wait_until
 from tests.unit.cli.run import nestctl
 
 
@@ -59,6 +64,27 @@ def test_a_command_that_takes_too_long_is_ended() -> None:
     (guest,) = json.loads(completed.stdout)["guests"]
     assert guest["exit_code"] is None
     assert "did not end within 1 s" in guest["trouble"]
+
+
+def test_an_interruption_ends_it_at_once() -> None:
+    command = [sys.executable, "-m", "nestctl", "exec", "l*", "--", "sleep 600"]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        wait_until(lambda: [it for it in children_of(process.pid) if it == "ssh"])
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == ExitCode.INTERRUPTED
+    assert "Traceback" not in said
+
+
+def children_of(pid: int) -> list[str]:
+    """The programs that a process has started, as the kernel names them."""
+    names = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            name, _, fields = stat.read_text().partition(" (")[2].rpartition(") ")
+            if int(fields.split()[1]) == pid:
+                names.append(name)
+    return names
 
 
 def test_exec_needs_a_command() -> None:
