@@ -20,7 +20,9 @@ from nestctl.lab.render import Mark, parse_mark
 class Step(Protocol):
     """Show that something is being done, and what guest it is about."""
 
-    def __call__(self, text: str, *, lab: str = "", node: str = "", level: int = 0) -> AbstractContextManager[None]: ...
+    def __call__(
+        self, text: str, /, *, lab: str = "", node: str = "", level: int = 0
+    ) -> AbstractContextManager[None]: ...
 
 
 

@@ -84,7 +84,7 @@ def shells(image: Image) -> Iterator[Mapping[str, Shell]]:
                 yield {level.name: level.shell for level in levels}
         finally:
             # In this process, which may have the libvirt driver without a daemon for itself.
-            down(lab.name, connect=None, step=lambda _text: nullcontext(), warn=_warn)
+            down(lab.name, connect=None, step=lambda _text, **_about: nullcontext(), warn=_warn)
 
 
 def _warn(text: str) -> None:
