@@ -64,6 +64,50 @@ def warn(text: str) -> None:
     say(f"nestctl: warning: {text}")
 
 
+class _Steps:
+    """The steps that go on now, on a terminal: one line that counts for each, below what has been said."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.progress: Progress | None = None
+
+    @contextmanager
+    def show(self, text: str) -> Iterator[None]:
+        with self.lock:
+            if self.progress is None:
+                self.progress = _start_progress()
+            task = self.progress.add_task(text, total=None)
+        try:
+            yield
+        finally:
+            with self.lock:
+                if self.progress:
+                    self.progress.remove_task(task)
+                    if not self.progress.tasks:
+                        self.progress.stop()
+                        self.progress = None
+
+    def say(self, text: str) -> None:
+        with self.lock:
+            if self.progress:
+                self.progress.console.out(text, highlight=False)
+                return
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+
+
+def _start_progress() -> Progress:
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    progress = Progress(*columns, console=_rich_console(True, stderr=True), transient=True)
+    progress.start()
+    return progress
+
+
+_steps = _Steps()
+
+
 def send_events(log: EventLog) -> None:
     """Have every step written to a log as well, from now on."""
     global _events
@@ -72,7 +116,7 @@ def send_events(log: EventLog) -> None:
 
 @contextmanager
 def step(text: str, *, lab: str = "", node: str = "", level: int = 0) -> Iterator[None]:
-    """Show that something is being done, with the time that has passed.
+    """Show that something is being done, with the time that has passed; several threads may be at it.
 
     On a terminal a line that counts; elsewhere a plain line when it begins and one when it has ended. What it is about
     is for programs that read events.

@@ -38,7 +38,7 @@ class Bench:
         return FakeAccess(world=self.world, roots=[self.machine])
 
     @contextmanager
-    def step(self, text: str) -> Iterator[None]:
+    def step(self, text: str, **_about: Any) -> Iterator[None]:
         self.said.append(text)
         yield
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -39,12 +40,22 @@ def list_inventory(inventory: str, *, limit: str = "") -> Any:
     return json.loads(completed.stdout)
 
 
-def run_ansible(program: str, words: Sequence[str], *, deadline: Deadline) -> Completed:
-    """Run one of Ansible's programs; its temporary files are gone afterwards, and nothing is written to the home."""
+def find_ansible(program: str) -> str:
+    """Find one of Ansible's programs. Raises `PrerequisiteError` when there is no Ansible."""
     # A virtual environment has its own beside its Python; it need not be on PATH.
-    found = shutil.which(str(Path(sys.executable).with_name(program))) or shutil.which(program)
-    if not found:
-        raise PrerequisiteError("Ansible is not installed on this machine.", hint=HINT)
+    if found := shutil.which(str(Path(sys.executable).with_name(program))) or shutil.which(program):
+        return found
+    raise PrerequisiteError("Ansible is not installed on this machine.", hint=HINT)
+
+
+def run_ansible(
+    program: str, words: Sequence[str], *, deadline: Deadline, stop: threading.Event | None = None
+) -> Completed:
+    """Run one of Ansible's programs; its temporary files are gone afterwards, and nothing is written to the home.
+
+    `stop` ends it from another thread (see `LocalShell`).
+    """
+    found = find_ansible(program)
     # SSH's control sockets lie in it, and a socket's path has at most 107 bytes (unix(7)).
     with TemporaryDirectory(prefix="nestctl-") as directory:
         shell = LocalShell(
@@ -61,6 +72,7 @@ def run_ansible(program: str, words: Sequence[str], *, deadline: Deadline) -> Co
                 "ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "1",
                 "ANSIBLE_INVENTORY_UNPARSED_FAILED": "1",
                 "LC_ALL": "C.UTF-8",
-            }
+            },
+            stop=stop,
         )
         return shell.run((found, *words), deadline=deadline)

@@ -10,6 +10,9 @@ import typer
 
 from nestctl.cli.complete import complete_guest, complete_lab
 
+if TYPE_CHECKING:
+    from nestctl.model.lab import Lab
+
 LabArgument = Annotated[
     str | None,
     typer.Argument(

@@ -78,7 +78,7 @@ def hand_out(lab: Lab, directory: Path, *, jump: Jump | None, connect: str | Non
     keys = read_keys(expect_up(lab) / "keys.json")
     host = read_host(connect)
     with open_connection(host.uri) as hypervisor:
-        plans = plan_on(host, lab, hypervisor.list_domains())
+        plans = plan_on(host, lab, hypervisor.list_domains(), hypervisor.list_networks())
     return write_bundles(lab, plans, keys, directory, jump)
 
 

@@ -15,23 +15,21 @@ from nestctl.adapters.libvirt import Hypervisor
 from nestctl.adapters.process import LocalShell
 from nestctl.adapters.shell import Shell
 from nestctl.deadline import Deadline
-from nestctl.errors import NestctlError
-from nestctl.lab.guest import Action, create_guest, decide, start_guest
-from nestctl.lab.host import Host, check_memory, ensure_lab_image, open_connection, plan_on, read_host
-from nestctl.lab.keys import LabKeys, ensure_lab_keys, read_keys
-from nestctl.lab.level import Level, Step, boot_timeout_s, list_own_domains, open_guest, open_level_in
+from nestctl.errors import NestctlError, SeveralError
+from nestctl.lab.admission import Room, check_room, read_room
+from nestctl.lab.compare import Action, Change, check_permitted, compare, walk_changes
+from nestctl.lab.guest import create_guest, define_guest, remove_files, start_guest, stop_guest
+from nestctl.lab.host import Host, ensure_lab_image, open_connection, plan_on, read_host
+from nestctl.lab.keys import LabKeys, ensure_lab_keys, find_keys
+from nestctl.lab.level import Access, Level, SshAccess, Step, boot_timeout_s, list_own_domains
 from nestctl.lab.lifetime import ensure_expiry, now_utc
-from nestctl.lab.plan import GUEST_DIRECTORY, Contact, GuestPlan, NetworkPlan
-from nestctl.lab.render import (
-    EMULATOR,
-    parse_contact,
-    parse_domain_type,
-    parse_network_owner,
-    render_network,
-)
+from nestctl.lab.observe import Look, observe
+from nestctl.lab.parallel import run_all
+from nestctl.lab.plan import GuestPlan, NetworkPlan
+from nestctl.lab.render import EMULATOR, parse_domain_type, render_network
 from nestctl.lab.ssh_config import write_ssh_config
 from nestctl.lab.store import forget_lab, keep_lab, lab_directory, lock_lab, record_boot
-from nestctl.lab.verify import expect_accelerated, expect_hypervisor, expect_seeded, read_truth
+from nestctl.lab.verify import Truth, expect_accelerated, expect_hypervisor, expect_seeded, read_truth
 from nestctl.model.lab import Lab
 
 EMULATION_NOTICE = (
@@ -104,25 +102,21 @@ def up(
     if host.is_emulated:
         say(EMULATION_NOTICE)
     ensure_lab_image(lab, step)
-    lock = lock_lab(lab.name, Deadline.after(LOCK_TIMEOUT_S, f"Waiting for another nestctl at work on '{lab.name}'"))
-    with lock, open_connection(host.uri) as hypervisor:
-        domains = hypervisor.list_domains()
-        plans = plan_on(host, lab, domains)
-        check_memory(plan for plan in plans if decide(plan, _find(domains, plan)) is not Action.KEEP)
-        directory = keep_lab(lab)
-        try:
-            keys = ensure_lab_keys(directory / "keys.json", lab)
-            write_ssh_config(directory, plans, keys)
-            run = Run(lab=lab.name, host=host, keys=keys, step=step)
-            plans = bring_up(Level(shell=LocalShell(), hypervisor=hypervisor), plans, None, run)
-            ensure_expiry(hypervisor, lab, now_utc())
-        except BaseException:
-            if not list_own_domains(hypervisor, lab.name):
-                forget_lab(lab.name)
-            raise
-        # A port may have been taken, and replaced, between planning and starting.
-        write_ssh_config(directory, plans, keys)
-        return plans
+    with (
+        lock_lab(lab.name, Deadline.after(LOCK_TIMEOUT_S, f"Waiting for another nestctl at work on '{lab.name}'")),
+        open_connection(host.uri) as hypervisor,
+    ):
+        level = Level(shell=LocalShell(), hypervisor=hypervisor)
+        return converge(
+            level,
+            lab,
+            host,
+            step=step,
+            say=say,
+            wishes=wishes or Wishes(),
+            access=SshAccess(),
+            room=read_room(lab_directory(lab.name)),
+        )
 
 
 def converge(
@@ -146,7 +140,7 @@ def converge(
     _say_superfluous(lab.name, changes, wishes, say)
     directory = keep_lab(lab)
     try:
-        keys = ensure_keys(directory / "keys.json", (name for name, _ in walk_guests(lab.guests)))
+        keys = ensure_lab_keys(directory / "keys.json", lab)
         write_ssh_config(directory, plans, keys)
         run = Run(
             lab=lab.name,
@@ -159,6 +153,7 @@ def converge(
             crowd=max(1, min(wishes.jobs, sum(not it.is_settled for it in walk_changes(changes)))),
         )
         plans = bring_up(level, changes, None, run)
+        ensure_expiry(level.hypervisor, lab, now_utc())
     except BaseException:
         _forget_if_unused(level.hypervisor, lab.name)
         raise
@@ -190,12 +185,16 @@ def _say_superfluous(lab: str, changes: tuple[Change, ...], wishes: Wishes, say:
 
 def bring_up(level: Level, changes: tuple[Change, ...], network: NetworkPlan | None, run: Run) -> tuple[GuestPlan, ...]:
     """Bring guests up on a level, and in each of them the guests inside it: the same code all the way down."""
-    domains = level.hypervisor.list_domains()
-    actions = {plan.name: decide(plan, _find(domains, plan)) for plan in plans}
-    if set(actions.values()) != {Action.KEEP}:
+    for change in changes:
+        if change.action is Action.REMOVE and run.wishes.may_prune:
+            _prune(level, change, run)
+    wanted = [(change, plan) for change in changes if (plan := change.plan)]
+    starting = {Action.CREATE, Action.START, Action.RESTART, Action.RECREATE}
+    if any(change.action in starting for change, _ in wanted):
         with run.step(f"Preparing {level.shell.where} for guests", lab=run.lab):
-            _prepare(level, plans, network)
-    return tuple(_bring_up_one(level, plan, actions[plan.name], run) for plan in plans)
+            _prepare(level, wanted[0][1], network)
+    tasks = [lambda it=it, plan=plan: _try_guest(level, it, plan, run) for it, plan in wanted]
+    return run_all(tasks, jobs=run.wishes.jobs, stop=run.stop)
 
 
 def _try_guest(level: Level, change: Change, plan: GuestPlan, run: Run) -> GuestPlan:
@@ -257,7 +256,8 @@ def _start(level: Level, change: Change, plan: GuestPlan, run: Run, stack: ExitS
         timeout_s = boot_timeout_s(plan.level, is_emulated=run.host.is_slow) * run.crowd
         deadline = Deadline.after(timeout_s, f"An answer from the guest '{plan.name}' by SSH", stop=run.stop)
         how = "emulated by QEMU TCG" if plan.place.is_emulated else "KVM"
-        with run.step(f"{what} {plan.name} (level {plan.level}, {how})", lab=run.lab, node=plan.name, level=plan.level):
+        text = f"{'Booting' if is_booting else 'Connecting to'} {plan.name} (level {plan.level}, {how})"
+        with run.step(text, lab=run.lab, node=plan.name, level=plan.level):
             begun_s = time.monotonic()
             plan = _act(level, change, plan, run, deadline)
             opening = run.access.open_guest(level, plan.contact, run.keys, deadline, is_booting=is_booting)
@@ -291,7 +291,8 @@ def _act(level: Level, change: Change, plan: GuestPlan, run: Run, deadline: Dead
 def _prune(level: Level, change: Change, run: Run) -> None:
     """Remove a guest that is not in the lab file any more, with its files and all that is inside it."""
     if there := change.observed:
-        with run.step(f"Removing {change.name}, which is not in the lab file"):
+        text = f"Removing {change.name}, which is not in the lab file"
+        with run.step(text, lab=run.lab, node=change.name, level=there.mark.level):
             level.hypervisor.remove_domain(there.domain.name)
             remove_files(level.shell, there.contact.console.parent, change.name)
 
@@ -314,57 +315,3 @@ def ensure_network(hypervisor: Hypervisor, network: NetworkPlan) -> None:
         hypervisor.define_network(render_network(network))
     if network.name not in there or not there[network.name].is_active:
         hypervisor.start_network(network.name)
-
-
-def down(name: str, *, connect: str | None, step: Step, warn: Callable[[str], None]) -> bool:
-    """Remove everything `up` made of a lab, innermost guests first, and nothing else. Return whether there was any.
-
-    A guest that cannot be reached is removed with all that is inside it, and `warn` is told.
-    """
-    with lock_lab(name, Deadline.after(LOCK_TIMEOUT_S, f"Waiting for another nestctl at work on '{name}'")):
-        directory = lab_directory(name)
-        with open_connection(choose_uri(connect)) as hypervisor:
-            is_there = directory.exists() or bool(list_own_domains(hypervisor, name))
-            keys = read_keys(directory / "keys.json") if (directory / "keys.json").exists() else None
-            take_down(
-                Level(shell=LocalShell(), hypervisor=hypervisor), Removal(lab=name, keys=keys, step=step, warn=warn)
-            )
-        forget_lab(name)
-    return is_there
-
-
-@dataclass(frozen=True, kw_only=True)
-class Removal:
-    """What stays the same while one lab is removed; `keys` are None when they are lost."""
-
-    lab: str
-    keys: LabKeys | None
-    step: Step
-    warn: Callable[[str], None]
-
-
-def take_down(level: Level, removal: Removal) -> None:
-    """Remove a lab's guests from a level, and before each the guests inside it; then the lab's networks."""
-    for domain, mark in list_own_domains(level.hypervisor, removal.lab):
-        contact = parse_contact(domain.name, domain.xml)
-        if domain.is_running and removal.keys and mark.is_hypervisor:
-            try:
-                _take_down_inside(level, contact, removal.keys, removal)
-            except NestctlError as error:
-                removal.warn(f"What is inside '{contact.name}' goes with it unseen: {error.message.splitlines()[0]}")
-        with removal.step(f"Removing {contact.name}", lab=contact.lab, node=contact.name, level=contact.level):
-            level.hypervisor.remove_domain(domain.name)
-    for network in level.hypervisor.list_networks():
-        if parse_network_owner(network.xml) == removal.lab:
-            level.hypervisor.remove_network(network.name)
-
-
-def _take_down_inside(level: Level, contact: Contact, keys: LabKeys, removal: Removal) -> None:
-    deadline = Deadline.after(_REACH_TIMEOUT_S * contact.level, f"An answer from '{contact.name}' by SSH")
-    with open_guest(level, contact, keys, deadline) as shell, open_level_in(shell) as inner:
-        take_down(inner, removal)
-        shell.run(("rm", "-rf", str(GUEST_DIRECTORY / removal.lab)), deadline=deadline).expect_success()
-
-
-def _find(domains: Iterable[Domain], plan: GuestPlan) -> Domain | None:
-    return next((domain for domain in domains if domain.name == plan.domain), None)

@@ -9,12 +9,12 @@ from datetime import datetime, timedelta
 from nestctl.adapters.libvirt import choose_uri
 from nestctl.deadline import Deadline
 from nestctl.errors import NestctlError
-from nestctl.lab.converge import down
 from nestctl.lab.expiry import Due, Expiry, LabExpiry, assess, list_expiries
 from nestctl.lab.host import open_connection
 from nestctl.lab.level import Step, list_own_domains
 from nestctl.lab.nodes import list_nodes
 from nestctl.lab.reach import run_on_all
+from nestctl.lab.remove import down
 from nestctl.lab.store import read_kept_lab
 
 # What a guest is given to shut itself down, the guests inside it with it.

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from nestctl.adapters.files import write_atomically
 from nestctl.errors import FailedError
+from nestctl.lab.store import lab_directory
 from nestctl.model.lab import Lab, walk_guests
 
 

@@ -25,7 +25,6 @@ class Step(Protocol):
     ) -> AbstractContextManager[None]: ...
 
 
-
 class Access(Protocol):
     """How guests are reached; it is a value so that labs can be tried out without guests."""
 

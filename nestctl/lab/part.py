@@ -28,7 +28,7 @@ def reset_guest(lab: Lab, node: Node, *, connect: str | None, step: Step, say: C
     host = read_host(connect)
     with _lock(lab), open_connection(host.uri) as hypervisor, ExitStack() as stack:
         level = Level(shell=LocalShell(), hypervisor=hypervisor)
-        inside = plan_on(host, lab, hypervisor.list_domains())
+        inside = plan_on(host, lab, hypervisor.list_domains(), hypervisor.list_networks())
         for name in node.path[:-1]:
             outer = _find(inside, name)
             timeout_s = boot_timeout_s(outer.level, is_emulated=host.is_emulated)
@@ -45,7 +45,7 @@ def remove_guests(lab: Lab, names: Iterable[str], *, connect: str | None, step: 
     """Remove guests of this machine, by name, with all that is inside them; the rest of the lab stays."""
     host = read_host(connect)
     with _lock(lab), open_connection(host.uri) as hypervisor:
-        plans = plan_on(host, lab, hypervisor.list_domains())
+        plans = plan_on(host, lab, hypervisor.list_domains(), hypervisor.list_networks())
         for name in names:
             with step(f"Removing {name}", lab=lab.name, node=name, level=1):
                 _remove(Level(shell=LocalShell(), hypervisor=hypervisor), _find(plans, name))
@@ -66,7 +66,7 @@ def _remove(level: Level, plan: GuestPlan) -> None:
                 hint="nestctl removes only what it made.",
             )
         level.hypervisor.remove_domain(plan.domain)
-    remove_files(level.shell, plan)
+    remove_files(level.shell, plan.place.directory, plan.name)
 
 
 def _find(plans: Iterable[GuestPlan], name: str) -> GuestPlan:

@@ -108,7 +108,7 @@ def _take_down_one(level: Level, domain: Domain, mark: Mark, removal: Removal) -
         except NestctlError as error:
             removal.warn(f"What is inside '{contact.name}' goes with it unseen: {error.message.splitlines()[0]}")
     try:
-        with removal.step(f"Removing {contact.name}"):
+        with removal.step(f"Removing {contact.name}", lab=contact.lab, node=contact.name, level=contact.level):
             level.hypervisor.remove_domain(domain.name)
     except NestctlError as error:
         removal.failures.append(Failure(name=contact.name, error=error))

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from nestctl.adapters.ansible import find_ansible, run_ansible
 from nestctl.adapters.process import LocalShell
 from nestctl.deadline import Deadline
 from nestctl.errors import DeadlineError, NestctlError, UsageError
-from nestctl.lab.converge import down, up
+from nestctl.lab.converge import up
 from nestctl.lab.inventory import read_noted, render_file
 from nestctl.lab.level import Step
 from nestctl.lab.nodes import Node, list_nodes, select_nodes
 from nestctl.lab.part import remove_guests
 from nestctl.lab.reach import Outcome, do_on_all, run_on_all
+from nestctl.lab.remove import down
 from nestctl.lab.store import lab_directory
 from nestctl.model.lab import Lab
 
@@ -71,6 +71,8 @@ def check_task(
         raise UsageError(f"There is no playbook '{playbook}'.")
     if junit and not junit.absolute().parent.is_dir():
         raise UsageError(f"There is no directory '{junit.parent}' for '{junit.name}'.")
+    if playbook:
+        find_ansible("ansible-playbook")
     return Task(words=tuple(words), playbook=playbook, nodes=nodes, timeout_s=timeout_s)
 
 
@@ -134,13 +136,10 @@ def run_task(task: Task, lab: Lab, nodes: Sequence[Node]) -> tuple[Outcome, ...]
 
 def _play(playbook: Path, inventory: Path, node: Node, deadline: Deadline, shell: LocalShell) -> Outcome:
     """Run a playbook for one guest: a process each, so that rows end and fail by themselves."""
-    # Ansible beside this Python, as in a virtual environment that is not activated, is found, too.
-    path = os.pathsep.join((os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)))
-    shell = replace(shell, environment={"PATH": path, "ANSIBLE_NOCOLOR": "1", "LC_ALL": "C.UTF-8"})
-    command = ("ansible-playbook", "-i", str(inventory), "--limit", node.name, "--", str(playbook))
+    words = ("--inventory", str(inventory), "--limit", node.name, "--", str(playbook))
     begun_s = time.monotonic()
     try:
-        completed = shell.run(command, deadline=deadline)
+        completed = run_ansible("ansible-playbook", words, deadline=deadline, stop=shell.stop)
     except DeadlineError as error:
         late_s = time.monotonic() - begun_s
         return Outcome(node=node, exit_code=None, stdout="", stderr="", duration_s=late_s, trouble=error.message)

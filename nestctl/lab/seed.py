@@ -74,6 +74,7 @@ def render_seed(plan: GuestPlan, keys: LabKeys) -> bytes:
                 "".join(f"{it.public} nestctl\n" for it in keys.clients_of(plan.name)),
                 0o600,
             ),
+            *(_outer_subnets(plan) if plan.is_hypervisor else ()),
         ):
             _add(archive, path, content.encode(), mode)
         _add_contents(archive, plan.contents)

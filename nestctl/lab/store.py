@@ -20,7 +20,7 @@ from nestctl.adapters.files import hold_lock, write_atomically
 from nestctl.deadline import Deadline
 from nestctl.errors import LabFileError, UsageError
 from nestctl.lab.parse import read_lab
-from nestctl.model.lab import Lab
+from nestctl.model.lab import NAME_PATTERN, Lab
 from nestctl.paths import cache_directory, state_directory
 
 DEFAULT_FILE = Path("lab.yaml")

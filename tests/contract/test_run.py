@@ -76,11 +76,7 @@ def test_a_playbook_that_leaves_a_guest_out_does_not_pass_for_it(reachable: Path
     assert inner.trouble == "No play of the playbook is for this guest: its 'hosts' leaves it out."
 
 
-def test_a_guest_that_ansible_does_not_reach_gives_no_answer(
-    reachable: Path, playbook: Path, own_directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Not by a connection that an earlier test's Ansible has left open.
-    monkeypatch.setenv("ANSIBLE_SSH_CONTROL_PATH_DIR", str(own_directory / "cp"))
+def test_a_guest_that_ansible_does_not_reach_gives_no_answer(reachable: Path, playbook: Path) -> None:
     configuration = reachable / "ssh_config"
     configuration.write_text("Host l2.l1.demo\n    Port 1\n    ProxyCommand none\n" + configuration.read_text())
     outer, inner = play(reachable, playbook, hosts="all", wanted="['l1', 'l1/l2']")

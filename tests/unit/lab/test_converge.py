@@ -215,7 +215,7 @@ def test_an_interruption_begins_nothing_more_and_up_goes_on() -> None:
     wanted = lab(**{f"g{index}": Guest(**SMALL) for index in range(6)})
 
     @contextmanager
-    def interrupted(text: str) -> Iterator[None]:
+    def interrupted(text: str, **_about: Any) -> Iterator[None]:
         bench.said.append(text)
         if len([it for it in bench.said if it.startswith("Booting")]) == 2:
             raise KeyboardInterrupt

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import tarfile
 from dataclasses import replace
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
