@@ -5,12 +5,23 @@ from __future__ import annotations
 import os
 import platform
 import re
+import subprocess
 from pathlib import Path
 
+ROOT = Path("/")
+KVM_MODULES = ("kvm", "kvm_intel", "kvm_amd")
+PROGRAMS = {"qemu": "qemu-system-x86_64", "libvirt": "libvirtd"}
+ASK_S = 60  # QEMU takes seconds to start, two levels down
 
-def read_fingerprint() -> dict[str, str]:
-    """Name what the figures of this machine depend on; a value that cannot be read is left out."""
-    cpuinfo = _text("/proc/cpuinfo")
+
+def read_fingerprint(root: Path = ROOT, *, has_versions: bool = False) -> dict[str, str]:
+    """Name what the figures of this machine depend on; a value that cannot be read is left out.
+
+    With `has_versions` QEMU and libvirt are started to ask for theirs, which takes seconds where it is slow.
+    """
+    cpuinfo = _text(root / "proc/cpuinfo")
+    cpu = root / "sys/devices/system/cpu"
+    memory = root / "sys/kernel/mm"
     found = {
         "kernel": platform.release(),
         "architecture": platform.machine(),
@@ -18,16 +29,52 @@ def read_fingerprint() -> dict[str, str]:
         "cpus": str(os.cpu_count() or ""),
         "microcode": _field(cpuinfo, "microcode"),
         "is_virtual_machine": "yes" if "hypervisor" in _field(cpuinfo, "flags").split() else "no",
-        "memory_mib": _memory_mib(_text("/proc/meminfo")),
-        "clocksource": _text("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
-        "transparent_hugepages": _chosen(_text("/sys/kernel/mm/transparent_hugepage/enabled")),
-        "largest_cache": _largest_cache(),
+        "memory_mib": _memory_mib(_text(root / "proc/meminfo")),
+        "clocksource": _text(root / "sys/devices/system/clocksource/clocksource0/current_clocksource"),
+        "transparent_hugepages": _chosen(_text(memory / "transparent_hugepage/enabled")),
+        "reserved_hugepages": _text(root / "proc/sys/vm/nr_hugepages"),
+        "ksm": _text(memory / "ksm/run"),
+        "governor": _text(cpu / "cpu0/cpufreq/scaling_governor"),
+        "smt": _text(cpu / "smt/active"),
+        "largest_cache": _largest_cache(cpu / "cpu0/cache"),
         "kvm_backend": read_kvm_backend(),
-        "nested_parameter": _text("/sys/module/kvm_intel/parameters/nested")
-        or _text("/sys/module/kvm_amd/parameters/nested"),
+        "nested_parameter": _text(root / "sys/module/kvm_intel/parameters/nested")
+        or _text(root / "sys/module/kvm_amd/parameters/nested"),
         "python": platform.python_version(),
+        **_kvm_parameters(root / "sys/module"),
+        **_mitigations(cpu / "vulnerabilities"),
+        **(_versions() if has_versions else {}),
     }
     return {name: value for name, value in found.items() if value}
+
+
+def _kvm_parameters(modules: Path) -> dict[str, str]:
+    """Read every parameter of KVM's modules, as 'kvm_amd.npt'."""
+    paths = (path for module in KVM_MODULES for path in sorted((modules / module / "parameters").glob("*")))
+    return {f"{path.parts[-3]}.{path.name}": _text(path) for path in paths}
+
+
+def _mitigations(directory: Path) -> dict[str, str]:
+    return {f"mitigation.{path.name}": _text(path) for path in sorted(directory.glob("*"))}
+
+
+def _versions() -> dict[str, str]:
+    return {name: _version(program) for name, program in PROGRAMS.items()}
+
+
+def _version(program: str) -> str:
+    """Return the first line that a program answers with; empty where it is not installed."""
+    try:
+        completed = subprocess.run(
+            [program, "--version"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=ASK_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return completed.stdout.decode(errors="replace").partition("\n")[0].strip()
 
 
 def read_kvm_backend() -> str:
@@ -35,9 +82,9 @@ def read_kvm_backend() -> str:
     return " ".join(sorted(path.name for path in Path("/sys/module").glob("kvm_*")))
 
 
-def _text(path: str) -> str:
+def _text(path: Path) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8", errors="replace").strip()
+        return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return ""
 
@@ -58,7 +105,6 @@ def _chosen(choices: str) -> str:
     return found.group(1) if found else ""
 
 
-def _largest_cache() -> str:
-    directories = Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")
-    caches = {_text(str(directory / "level")): _text(str(directory / "size")) for directory in directories}
+def _largest_cache(directory: Path) -> str:
+    caches = {_text(index / "level"): _text(index / "size") for index in directory.glob("index*")}
     return caches[max(caches)] if caches else ""

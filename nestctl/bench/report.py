@@ -264,6 +264,8 @@ def _describe_level(level: LevelRecord, drift: float | None) -> Head:
         "cpus": "CPUs",
         "memory_mib": "Memory (MiB)",
         "kernel": "Kernel",
+        "qemu": "QEMU",
+        "libvirt": "libvirt",
         "clocksource": "Clock source",
         "kvm_backend": "Behind /dev/kvm",
         "transparent_hugepages": "Huge pages",

@@ -158,6 +158,8 @@ def _measure(visit: _Visit, number: int, names: Sequence[str], deadline: Deadlin
     level, settings = visit.level, log.settings
     arguments = ["measure", f"--samples={settings.samples}", f"--target-ms={settings.target_ms}"]
     arguments += [f"--workload={name}" for name in names]
+    if level.name not in log.environments:
+        arguments.append("--versions")
     timeout_s = min(_timeout_s(level, len(names), settings), deadline.remaining_s)
     call = Call(level=level.name, round=number, is_control=visit.is_control, host_begin_ns=_clock_ns(), host_end_ns=0)
     try:

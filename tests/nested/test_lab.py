@@ -257,6 +257,19 @@ def test_bench_measures_and_labels_every_level(lab: Lab, tmp_path: Path) -> None
         if outcome["samples"]
     }
     assert {("l1", "cpuid_exit"), ("l2", "cpuid_exit"), ("L0", "cpu"), ("l2", "memory_latency")} <= measured
+    # Every exit in a real KVM guest was counted by KVM itself, and the deepest level was measured as its own control.
+    samples = [
+        sample
+        for call in completed.json["calls"]
+        for outcome in call["outcomes"]
+        if call["level"] in ("l1", "l2") and outcome["workload"] == "hypercall_exit"
+        for sample in outcome["samples"]
+    ]
+    assert samples
+    assert all(sample["exits"] >= sample["operations"] and not sample["void"] for sample in samples)
+    assert {call["level"] for call in completed.json["calls"] if call["is_control"]} == {"l2"}
+    assert levels["l1"]["environment"]["qemu"].startswith("QEMU emulator version")
+    assert "finds " in lab.nestctl("bench", "show", str(next(tmp_path.glob("*.json")))).expect(0).stdout
 
 
 def test_a_hypervisor_that_lost_its_kvm_is_not_given_emulated_guests(lab: Lab, l1: Host) -> None:
