@@ -95,7 +95,7 @@ class FlatGuest:
     def __init__(self, vcpu: int, low: mmap.mmap, run_area: mmap.mmap, stats: Stats | None, *, no_stats: str) -> None:
         self.vcpu = vcpu
         self.no_stats = no_stats
-        self._low = low
+        self.low = low
         self._run_area = run_area
         self._stats = stats
         self._is_running = False
@@ -103,7 +103,7 @@ class FlatGuest:
 
     def load(self, code: bytes, **registers: int) -> None:
         """Place code, and set registers by their names; the others are 0."""
-        self._low[CODE_ADDRESS : CODE_ADDRESS + len(code)] = code
+        self.low[CODE_ADDRESS : CODE_ADDRESS + len(code)] = code
         values = [0] * 18
         for name, value in registers.items():
             values[NAMES[name]] = value
@@ -187,8 +187,8 @@ def open_flat_guest(
         stack.callback(os.close, vcpu)
         run_area = stack.enter_context(mmap.mmap(vcpu, fcntl.ioctl(device, KVM_GET_VCPU_MMAP_SIZE, 0)))
         # A bytearray, because fcntl takes no more than 1 KiB of immutable bytes.
-        fcntl.ioctl(vcpu, KVM_SET_CPUID2, _choose_cpuid(device, has_irqchip=has_irqchip))
-        _make_flat(vcpu)
+        fcntl.ioctl(vcpu, KVM_SET_CPUID2, read_cpuid(device, has_irqchip=has_irqchip))
+        make_flat(vcpu)
         stats, no_stats = _open_stats(vcpu)
         if stats:
             stack.callback(stats.close)
@@ -201,7 +201,7 @@ def _map(machine: int, slot: int, address: int, memory: tuple[int, int], flags: 
     fcntl.ioctl(machine, KVM_SET_USER_MEMORY_REGION, region)
 
 
-def _choose_cpuid(device: int, *, has_irqchip: bool) -> bytearray:
+def read_cpuid(device: int, *, has_irqchip: bool) -> bytearray:
     """Give the guest what KVM supports; the TSC-deadline timer is asked for by another way (api.rst, 4.46)."""
     raw = bytearray(read_supported_cpuid(device).raw)
     if has_irqchip and fcntl.ioctl(device, KVM_CHECK_EXTENSION, KVM_CAP_TSC_DEADLINE_TIMER) == 1:
@@ -219,7 +219,7 @@ def _open_stats(vcpu: int) -> tuple[Stats | None, str]:
         return None, str(reason)
 
 
-def _make_flat(vcpu: int) -> None:
+def make_flat(vcpu: int) -> None:
     """Protected mode without paging, with segments of 4 GiB from 0 on (Intel SDM volume 3, 3.2.1)."""
     registers = bytearray(SEGMENT_REGISTERS_SIZE)
     fcntl.ioctl(vcpu, KVM_GET_SREGS, registers)

@@ -272,6 +272,18 @@ def test_bench_measures_and_labels_every_level(lab: Lab, tmp_path: Path) -> None
     assert "finds " in lab.nestctl("bench", "show", str(next(tmp_path.glob("*.json")))).expect(0).stdout
 
 
+def test_every_way_out_of_a_guest_has_a_price_under_real_kvm(lab: Lab, tmp_path: Path) -> None:
+    """l1 has two CPUs and KVM with its counters: nothing may be missing or contradicted there."""
+    names = ["msr_write_exit", "port_kernel_exit", "port_user_exit", "mmio_user_exit", "notify_exit", "timer_exit"]
+    names += ["dirty_log", "vcpu_create", "syscall", "wake_other_cpu", "sysbench_cpu"]
+    words = [f"--workload={name}" for name in names]
+    arguments = ("--quick", "--rounds=1", "--json", "--output", str(tmp_path), *words)
+    results = lab.nestctl("bench", *arguments).expect(0).json
+    outcomes = [outcome for call in results["calls"] if call["level"] == "l1" for outcome in call["outcomes"]]
+    assert {outcome["workload"]: outcome["not_measured"] for outcome in outcomes} == dict.fromkeys(names, "")
+    assert [sample["void"] for outcome in outcomes for sample in outcome["samples"] if sample["void"]] == []
+
+
 def test_a_hypervisor_that_lost_its_kvm_is_not_given_emulated_guests(lab: Lab, l1: Host) -> None:
     """Without this check QEMU would run L2 in software, thousands of times slower, and nobody would know."""
     module = "kvm_intel" if l1.file("/sys/module/kvm_intel").exists else "kvm_amd"
