@@ -172,6 +172,7 @@ WORKLOADS: dict[str, Measure] = {
     "mmio_user_exit": exits.measure_mmio_user_exit,
     "notify_exit": exits.measure_notify_exit,
     "timer_exit": exits.measure_timer_exit,
+    "nested_exit": exits.measure_nested_exit,
     "vm_create": exits.measure_vm_create,
     "vcpu_create": exits.measure_vcpu_create,
     "first_touch_4k": faults.measure_first_touch_4k,

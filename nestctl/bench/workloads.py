@@ -101,6 +101,11 @@ MICRO_WORKLOADS = (
     _micro("notify_exit", "MMIO notification", "a store that wakes a device in this level's kernel, as virtio does"),
     _micro("timer_exit", "Timer deadline", "setting the TSC deadline of the timer in this level's kernel"),
     _micro(
+        "nested_exit",
+        "Exit of a guest's guest",
+        "an exit from two levels below to the hypervisor one level below and back, emulated by this level's KVM",
+    ),
+    _micro(
         "first_touch_4k",
         "First touch, 4 KiB pages",
         "a guest's first store into each 4 KiB of memory that this level gives in 4 KiB pages, per 4 KiB",

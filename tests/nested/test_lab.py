@@ -275,7 +275,7 @@ def test_bench_measures_and_labels_every_level(lab: Lab, tmp_path: Path) -> None
 def test_every_way_out_of_a_guest_has_a_price_under_real_kvm(lab: Lab, tmp_path: Path) -> None:
     """l1 has two CPUs and KVM with its counters: nothing may be missing or contradicted there."""
     names = ["msr_write_exit", "port_kernel_exit", "port_user_exit", "mmio_user_exit", "notify_exit", "timer_exit"]
-    names += ["dirty_log", "vcpu_create", "syscall", "wake_other_cpu", "sysbench_cpu"]
+    names += ["nested_exit", "dirty_log", "vcpu_create", "syscall", "wake_other_cpu", "sysbench_cpu"]
     words = [f"--workload={name}" for name in names]
     arguments = ("--quick", "--rounds=1", "--json", "--output", str(tmp_path), *words)
     results = lab.nestctl("bench", *arguments).expect(0).json
