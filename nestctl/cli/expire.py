@@ -60,7 +60,7 @@ def extend(
     from nestctl.console import print_result
     from nestctl.lab.expiry import parse_duration
     from nestctl.lab.lifetime import extend_lab, now_utc
-    from nestctl.lab.outcomes import format_time
+    from nestctl.lab.report import format_time
     from nestctl.lab.store import find_lab_name
 
     name = find_lab_name(lab)

@@ -10,7 +10,7 @@ from nestctl.adapters.libvirt import choose_uri
 from nestctl.deadline import Deadline
 from nestctl.errors import NestctlError
 from nestctl.lab.expiry import Due, Expiry, LabExpiry, assess, list_expiries
-from nestctl.lab.host import open_connection
+from nestctl.lab.host import has_domains, open_connection
 from nestctl.lab.level import Step, list_own_domains
 from nestctl.lab.nodes import list_nodes
 from nestctl.lab.reach import run_on_all
@@ -47,7 +47,10 @@ def expire_labs(
 
     One lab's failure is its row's, and keeps no other from its end.
     """
-    with open_connection(choose_uri(connect)) as hypervisor:
+    uri = choose_uri(connect)
+    if not has_domains(uri):
+        return ()
+    with open_connection(uri) as hypervisor:
         labs = list_expiries(hypervisor.list_domains())
     return tuple(_expire_one(lab, assess(lab, now, warn_before), connect, now, is_dry_run, step, warn) for lab in labs)
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from nestctl.adapters.libvirt import Domain, choose_uri
 from nestctl.errors import NestctlError
+from nestctl.lab.expiry import list_expiries
 from nestctl.lab.host import has_domains, open_connection
 from nestctl.lab.render import Mark, parse_mark
 from nestctl.lab.status import age_s
@@ -19,7 +20,8 @@ class LabSummary:
     """A lab as this machine's libvirt and files have it: its guests inside guests are not asked.
 
     `outermost` counts the guests of this machine, `running` those of them that run; `guests` are all of its file, None
-    when that cannot be read. `age_s` is the time since its oldest guest was made, in seconds.
+    when that cannot be read. `age_s` is the time since its oldest guest was made, in seconds, and `expires` when its
+    time is over (ISO 8601, UTC), or empty.
     """
 
     name: str
@@ -27,6 +29,7 @@ class LabSummary:
     running: int
     guests: int | None
     age_s: int | None
+    expires: str = ""
 
 
 def summarize_labs(*, connect: str | None) -> tuple[LabSummary, ...]:
@@ -44,12 +47,14 @@ def summarize_labs(*, connect: str | None) -> tuple[LabSummary, ...]:
 def _summarize(name: str, own: list[tuple[Domain, Mark]]) -> LabSummary:
     now = datetime.now(UTC)
     ages = [age for _, mark in own if (age := age_s(mark.created, now)) is not None]
+    ends = [it.expiry for it in list_expiries(domain for domain, _ in own) if it.expiry]
     return LabSummary(
         name=name,
         outermost=len(own),
         running=sum(domain.is_running for domain, _ in own),
         guests=_count_guests(name),
         age_s=max(ages, default=None),
+        expires=ends[0].at.isoformat() if ends else "",
     )
 
 

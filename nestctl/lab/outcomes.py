@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from nestctl.lab.reach import Outcome
+from nestctl.lab.report import format_time
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -126,8 +126,3 @@ def render_expiries_table(seen: Iterable[Seen], *, is_dry_run: bool) -> Table:
         ends, then = (format_time(it.expiry.at), it.expiry.action) if it.expiry else ("never", "-")
         table.add_row(it.lab, ends, then, done)
     return table
-
-
-def format_time(at: datetime) -> str:
-    """Show a time as it is where the user is."""
-    return at.astimezone().strftime("%Y-%m-%d %H:%M %Z")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from nestctl.lab.plan import GuestPlan, walk_plans
@@ -86,7 +87,7 @@ def render_labs_table(labs: tuple[LabSummary, ...]) -> Table:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD)
-    for title in ("lab", "guests of this machine", "all its guests", "age"):
+    for title in ("lab", "guests of this machine", "all its guests", "age", "ends"):
         table.add_column(title)
     for it in labs:
         table.add_row(
@@ -94,6 +95,7 @@ def render_labs_table(labs: tuple[LabSummary, ...]) -> Table:
             f"{it.running} of {it.outermost} running",
             str(it.guests) if it.guests is not None else "its file cannot be read",
             render_age(it.age_s) if it.age_s is not None else "-",
+            format_time(datetime.fromisoformat(it.expires)) if it.expires else "never",
         )
     return table
 
@@ -101,6 +103,11 @@ def render_labs_table(labs: tuple[LabSummary, ...]) -> Table:
 def render_traces(traces: tuple[Trace, ...]) -> dict[str, Any]:
     """Render what is there as the JSON document of the schema 'nestctl.audit/1'."""
     return {"schema": "nestctl.audit/1", "is_clean": not traces, "traces": [asdict(it) for it in traces]}
+
+
+def format_time(at: datetime) -> str:
+    """Show a time as it is where the user is."""
+    return at.astimezone().strftime("%Y-%m-%d %H:%M %Z")
 
 
 def render_age(seconds: int) -> str:

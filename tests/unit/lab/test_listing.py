@@ -33,7 +33,8 @@ def test_a_lab_whose_file_is_damaged_is_listed_all_the_same() -> None:
 
 
 def test_the_list_is_shown_to_people_and_programs() -> None:
-    labs = (LabSummary(name="demo", outermost=2, running=1, guests=5, age_s=7260),)
+    labs = (LabSummary(name="demo", outermost=2, running=1, guests=5, age_s=7260, expires="2026-03-01T12:00:00+00:00"),)
+    assert "2026-03-01" in shown(render_labs_table(labs))
     assert "1 of 2 running" in shown(render_labs_table(labs))
     assert "2 h 1 min" in shown(render_labs_table(labs))
     assert json.loads(json.dumps(render_labs(labs)))["labs"][0]["guests"] == 5
