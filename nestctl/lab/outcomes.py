@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
 
     from nestctl.lab.expire import Seen
     from nestctl.lab.run import RunResult
+
+# ECMA-48: a control sequence, or a control character by itself.
+_CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x1f\x7f]")
 
 _WOULD = {"nothing": "nothing", "warn": "tell its guests", "stop": "stop it", "delete": "delete it"}
 _DID = {"nothing": "nothing", "warn": "told its guests", "stop": "stopped", "delete": "deleted"}
@@ -87,7 +91,8 @@ def _verdict(outcome: Outcome) -> str:
 def _last_line(outcome: Outcome) -> str:
     said = outcome.trouble or (outcome.stderr if outcome.exit_code else "") or outcome.stdout or outcome.stderr
     lines = [line for line in said.splitlines() if line.strip()]
-    return lines[-1].strip()[:100] if lines else ""
+    # Colours and cursor movements of a program are none of the table's.
+    return _CONTROL.sub("", lines[-1]).strip()[:100] if lines else ""
 
 
 def say_how_to_reach(result: RunResult) -> str:

@@ -116,9 +116,12 @@ def run_lab(
         return result
     kept = {outcome.node.path[0] for outcome in result.failed} if keep_failed else set()
     if not kept:
-        down(lab.name, connect=connect, step=step, warn=warn)
+        _clean_up(lab, connect=connect, step=step, warn=warn)
         return result
-    remove_guests(lab, [name for name in lab.guests if name not in kept], connect=connect, step=step)
+    try:
+        remove_guests(lab, [name for name in lab.guests if name not in kept], connect=connect, step=step)
+    except NestctlError as error:
+        warn(f"not all that passed could be removed: {error.message}")
     return replace(result, kept=tuple(name for name in lab.guests if name in kept))
 
 
@@ -177,5 +180,5 @@ def _clean_up(lab: Lab, *, connect: str | None, step: Step, warn: Callable[[str]
     try:
         down(lab.name, connect=connect, step=step, warn=warn)
     except NestctlError as error:
-        # What went wrong first is what the user has to know.
+        # What went wrong first, and what came of the run, is what the user has to know.
         warn(f"the lab '{lab.name}' could not be removed: {error.message} 'nestctl down {lab.name}' tries again.")

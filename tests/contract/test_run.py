@@ -124,7 +124,7 @@ def test_the_table_has_a_row_for_each_guest() -> None:
     rows = [line.split() for line in text.splitlines() if line.strip()]
     assert rows[2:] == [
         ["a", "L1", "new", "passed", "1.0", "s", "fine"],
-        ["b", "L2", "<old>", "failed", "(7)", "0.5", "s", "\x1b[31mred\x1b[0m", "&", "<bad>"],
+        ["b", "L2", "<old>", "failed", "(7)", "0.5", "s", "red", "&", "<bad>"],
         ["c", "L2", "no", "answer", "0.1", "s", "It", "cannot", "be", "reached:", "no"],
     ]
 
