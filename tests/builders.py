@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from nestctl.adapters.libvirt import Domain
 from nestctl.lab.addresses import allocate_subnets
 from nestctl.lab.keys import KeyPair, LabKeys
+from nestctl.lab.observe import Inside, Observed
 from nestctl.lab.plan import GuestPlan, HostFacts, depth_of, host_place, plan_lab
+from nestctl.lab.render import parse_mark, render_domain
 from nestctl.model.lab import Guest, Lab, walk_guests
 
 HOME_NETWORK = ipaddress.IPv4Network("192.168.1.0/24")
@@ -62,6 +65,23 @@ def plan_of_depth(depth: int, **changes: Any) -> GuestPlan:
 def recognizable_keys(guests: Mapping[str, Guest]) -> LabKeys:
     """Keys that are no keys, but say whose they would be."""
     return LabKeys(client=_pair("client"), hosts={name: _pair(name) for name, _ in walk_guests(guests)})
+
+
+def seen(plans: tuple[GuestPlan, ...]) -> Inside:
+    """What is seen of guests that all run as they were planned."""
+    return Inside(guests=tuple(_seen(plan) for plan in plans))
+
+
+def _seen(plan: GuestPlan) -> Observed:
+    xml = render_domain(plan)
+    mark = parse_mark(xml)
+    assert mark
+    return Observed(
+        domain=Domain(name=plan.domain, is_running=True, xml=xml, live_xml=xml),
+        mark=mark,
+        contact=plan.contact,
+        inside=seen(plan.guests) if plan.is_hypervisor else None,
+    )
 
 
 def parse_xml(text: str) -> ElementTree.Element:

@@ -45,6 +45,22 @@ def allocate_subnets(depth: int, occupied: Iterable[Subnet], kept: Sequence[Subn
     return subnets
 
 
+def choose_address(subnet: str, taken: Set[str]) -> str:
+    """Choose a guest's address that is not taken. Raises `FailedError` when there is none left in the subnet."""
+    for address in islice(ipaddress.IPv4Network(subnet).hosts(), FIRST_GUEST - 1, None):
+        if str(address) not in taken:
+            return str(address)
+    raise FailedError(f"No free address is left in {subnet}.", hint="'nestctl up --prune' removes superfluous guests.")
+
+
+def is_in(address: str, subnet: str) -> bool:
+    """Tell whether a text is an address of a subnet."""
+    try:
+        return ipaddress.IPv4Address(address) in ipaddress.IPv4Network(subnet)
+    except ValueError:
+        return False
+
+
 def select_pool(subnets: Iterable[Subnet]) -> tuple[Subnet, ...]:
     """Keep the subnets that have something of the pool: what a nestctl further in has to know of."""
     return tuple(dict.fromkeys(subnet for subnet in subnets if subnet.overlaps(_POOL)))

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from nestctl.errors import FailedError, UsageError
+from nestctl.lab.addresses import choose_address, is_in
 from nestctl.lab.observe import Inside, Observed
 from nestctl.lab.plan import GuestPlan
 
@@ -77,8 +78,30 @@ def compare(wanted: tuple[GuestPlan, ...], there: Inside) -> tuple[Change, ...]:
                 hint="Give the lab another name; nestctl changes only what it made.",
             )
     names = {plan.name for plan in wanted}
-    changes = (_compare_guest(plan, observed.get(plan.name)) for plan in wanted)
+    changes = (_compare_guest(plan, observed.get(plan.name)) for plan in _keep_addresses(wanted, there))
     return (*changes, *(_remove(it) for it in there.guests if it.mark.name not in names))
+
+
+def _keep_addresses(wanted: tuple[GuestPlan, ...], there: Inside) -> Iterator[GuestPlan]:
+    """Leave every guest of a network the address it has; a new one gets none that is taken.
+
+    Else a guest that comes or goes in the lab file would move all those after it.
+    """
+    kept = {it.mark.name: it.mark.address for it in there.guests}
+    taken = set(kept.values())
+    for plan in wanted:
+        address = plan.uplink.address
+        if plan.uplink.network and plan.name in kept and is_in(kept[plan.name], plan.uplink.subnet):
+            address = kept[plan.name]
+        elif plan.uplink.network and address in taken:
+            address = choose_address(plan.uplink.subnet, taken)
+        taken.add(address)
+        yield plan.with_address(address)
+
+
+def wanted_plans(changes: Iterable[Change]) -> tuple[GuestPlan, ...]:
+    """Return the guests that are wanted, each with the address it has or gets."""
+    return tuple(it.plan for it in changes if it.plan)
 
 
 def _compare_guest(plan: GuestPlan, observed: Observed | None) -> Change:
@@ -98,7 +121,7 @@ def _compare_guest(plan: GuestPlan, observed: Observed | None) -> Change:
         action=action,
         reason=reason,
         differences=differences,
-        plan=plan,
+        plan=replace(plan, guests=wanted_plans(guests)),
         observed=observed,
         guests=guests,
     )

@@ -17,7 +17,7 @@ from nestctl.adapters.shell import Shell
 from nestctl.deadline import Deadline
 from nestctl.errors import NestctlError, SeveralError
 from nestctl.lab.admission import Room, check_room, read_room
-from nestctl.lab.compare import Action, Change, check_permitted, compare, walk_changes
+from nestctl.lab.compare import Action, Change, check_permitted, compare, walk_changes, wanted_plans
 from nestctl.lab.guest import create_guest, define_guest, remove_files, start_guest, stop_guest
 from nestctl.lab.host import Host, ensure_lab_image, open_connection, plan_on, read_host
 from nestctl.lab.keys import LabKeys, ensure_lab_keys, find_keys
@@ -132,8 +132,9 @@ def converge(
 ) -> tuple[GuestPlan, ...]:
     """Do what `up` does, on a level that is open, which has `room`."""
     there = observe(level, Look(lab=lab.name, keys=find_keys(lab.name), access=access, is_thorough=True))
-    plans = plan_on(host, lab, (it.domain for it in there.guests), level.hypervisor.list_networks())
-    changes = compare(plans, there)
+    planned = plan_on(host, lab, (it.domain for it in there.guests), level.hypervisor.list_networks())
+    changes = compare(planned, there)
+    plans = wanted_plans(changes)
     check_permitted(lab.name, changes, may_recreate=wishes.may_recreate)
     for warning in check_room(changes, room):
         say(f"nestctl: warning: {warning}")

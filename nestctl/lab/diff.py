@@ -72,7 +72,8 @@ def _add(tree: Tree, changes: Iterable[Change]) -> None:
         sign, colour = _SIGNS[change.action]
         about = describe(change)
         if change.action is Action.CREATE and change.plan:
-            size = f"{change.plan.cpus} CPUs, {change.plan.memory_mib} MiB, disk {change.plan.disk_gib} GiB"
+            cpus = f"{change.plan.cpus} CPU{'s' if change.plan.cpus > 1 else ''}"
+            size = f"{cpus}, {change.plan.memory_mib} MiB, disk {change.plan.disk_gib} GiB"
             about = f"{about}; {size}" if about else size
         words = _WORDS.get(change.action, change.action.value) + (f": {about}" if about else "")
         line = f"{sign} [bold]{change.name}[/bold]  L{change.level}  [{colour}]{escape(words)}[/]"

@@ -10,7 +10,7 @@ import ipaddress
 import json
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -121,6 +121,13 @@ class GuestPlan:
     occupied: tuple[str, ...]
     guests: tuple[GuestPlan, ...]
     settings: Mapping[str, Any]
+
+    def with_address(self, address: str) -> GuestPlan:
+        """Plan the same guest at another address."""
+        if address == self.uplink.address:
+            return self
+        uplink = replace(self.uplink, address=address)
+        return replace(self, uplink=uplink, settings={**self.settings, "address": address})
 
     @property
     def digest(self) -> str:

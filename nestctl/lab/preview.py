@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from nestctl.adapters.process import LocalShell
-from nestctl.lab.compare import Change, compare
+from nestctl.lab.compare import Change, compare, wanted_plans
 from nestctl.lab.host import Host, has_domains, open_connection, plan_on, read_host
 from nestctl.lab.keys import LabKeys, find_keys
 from nestctl.lab.level import Level, SshAccess
@@ -30,9 +30,8 @@ class Document:
 def preview_lab(lab: Lab, *, connect: str | None) -> tuple[Document, ...]:
     """Render everything that `up` defines, outermost first."""
     host = read_host(connect)
-    # Without keys no guest is looked into: what would be defined there does not depend on it.
-    plans, _ = _plan(host, lab, None)
-    return tuple(_preview(plans, "this machine"))
+    changes = compare(*_plan(host, lab, find_keys(lab.name)))
+    return tuple(_preview(wanted_plans(changes), "this machine"))
 
 
 def preview_changes(lab: Lab, *, connect: str | None) -> tuple[Change, ...]:

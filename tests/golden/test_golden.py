@@ -1,6 +1,7 @@
 """Each directory here is a lab and a host: the XML, seeds and plan that they must give lie beside them.
 
     NAME/lab.yaml  NAME/facts.json                       what is given
+    NAME/before.yaml  NAME/changes.txt                   for some: a lab that is up, and the plan to make it the other
     NAME/plan.json  NAME/GUEST.domain.xml  NAME/GUEST.network.xml  NAME/GUEST.seed.txt
 
 `pytest tests/golden --update-golden` writes them; review the difference like code.
@@ -17,20 +18,23 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from nestctl.adapters.process import LocalShell
 from nestctl.deadline import Deadline
 from nestctl.lab.addresses import allocate_subnets
+from nestctl.lab.compare import Change, compare
+from nestctl.lab.diff import render_changes_tree
 from nestctl.lab.parse import read_lab
 from nestctl.lab.plan import GuestPlan, HostFacts, depth_of, host_place, plan_lab, walk_plans
 from nestctl.lab.render import render_domain, render_network
 from nestctl.lab.seed import render_seed
 from nestctl.model.seed import Seed
-from tests.builders import recognizable_keys
+from tests.builders import recognizable_keys, seen
 from tests.needs import missing, need_program
 
 HERE = Path(__file__).parent
-GIVEN = {"lab.yaml", "facts.json", "roster.csv"}
+GIVEN = {"lab.yaml", "facts.json", "roster.csv", "before.yaml"}
 CASES = sorted(path.parent.name for path in HERE.glob("*/facts.json"))
 SCHEMAS = Path("/usr/share/libvirt/schemas")
 
@@ -51,7 +55,7 @@ def test_a_lab_gives_what_lies_beside_it(case: str, request: pytest.FixtureReque
 
 
 def test_there_are_cases_for_every_kind_of_host_and_shape() -> None:
-    assert {"single-kvm-intel", "single-kvm-amd", "single-tcg", "depth-3", "siblings", "class"} <= set(CASES)
+    assert {"single-kvm-intel", "single-kvm-amd", "single-tcg", "depth-3", "siblings", "class", "changed"} <= set(CASES)
 
 
 @pytest.mark.parametrize("kind", ["domain", "network"])
@@ -89,6 +93,9 @@ def render_case(directory: Path) -> dict[str, str]:
     )
     plans = plan_lab(lab, host)
     keys = recognizable_keys(lab.guests)
+    if (directory / "before.yaml").exists():
+        there = seen(plan_lab(read_lab(directory / "before.yaml"), host))
+        return {"changes.txt": show_changes(lab.name, compare(plans, there))}
     files = {"plan.json": json.dumps([asdict(plan) for plan in plans], indent=2, default=_plain) + "\n"}
     for plan in walk_plans(plans):
         files[f"{plan.name}.domain.xml"] = render_domain(plan)
@@ -96,6 +103,14 @@ def render_case(directory: Path) -> dict[str, str]:
         if plan.network:
             files[f"{plan.name}.network.xml"] = render_network(plan.network)
     return files
+
+
+def show_changes(lab: str, changes: tuple[Change, ...]) -> str:
+    """What 'nestctl plan' prints."""
+    console = Console(width=160, color_system=None)
+    with console.capture() as capture:
+        console.print(render_changes_tree(lab, changes))
+    return "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines())
 
 
 def list_seed(seed: bytes) -> str:

@@ -59,6 +59,22 @@ def test_up_can_be_ended_anywhere_and_goes_on_from_there(small: Lab, moment: str
     assert len(small.processes()) == 1
 
 
+def test_a_restart_keeps_the_disk_and_a_guest_made_anew_does_not(small: Lab) -> None:
+    small.write(_SMALL)
+    small.nestctl("up").expect(0)
+    small.nestctl("ssh", "one", "touch /root/mine; sync").expect(0)
+    small.write(_SMALL.replace("memory_mib: 512", "memory_mib: 600"))
+    small.nestctl("up").expect(2)
+    small.nestctl("up", "--recreate").expect(0)
+    kib = small.nestctl("ssh", "one", "ls /root/mine && grep MemTotal /proc/meminfo").expect(0).stdout.split()[-2]
+    assert int(kib) > 512 * 1024
+    small.write(_SMALL.replace("disk_gib: 2", "disk_gib: 3").replace("memory_mib: 512", "memory_mib: 600"))
+    assert "disk_gib 2 -> 3" in small.nestctl("plan").expect(1).stdout
+    small.nestctl("up", "--recreate").expect(0)
+    small.nestctl("ssh", "one", "ls /root/mine").expect(2)
+    small.nestctl("plan").expect(0)
+
+
 def test_two_guests_boot_at_once_are_interrupted_together_and_up_goes_on(small: Lab) -> None:
     text = _SMALL.replace("  one:", "  one:\n    count: 2")
     small.write(text)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from hypothesis import given, settings
 
-from nestctl.lab.compare import Action, is_settled
+from nestctl.lab.compare import Action, compare, is_settled
 from nestctl.lab.converge import Wishes
 from nestctl.model.lab import Lab, walk_guests
+from tests.builders import plans_of, seen
 from tests.fakes import own_domains
 from tests.lab_bench import Bench
 from tests.property.labs import labs
@@ -26,6 +27,11 @@ def test_the_plan_of_the_result_of_a_plan_is_empty(first: Lab, second: Lab) -> N
         assert own_domains(bench.machine) == {f"{first.name}-{name}": True for name, _ in walk_guests(wanted.guests)}
     bench.down(first)
     bench.expect_nothing_left()
+
+
+@given(lab=labs())
+def test_what_is_as_it_was_planned_has_nothing_to_do(lab: Lab) -> None:
+    assert is_settled(compare(plans_of(lab), seen(plans_of(lab))))
 
 
 @settings(max_examples=25)

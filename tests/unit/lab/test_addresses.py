@@ -12,8 +12,10 @@ from nestctl.errors import FailedError
 from nestctl.lab import addresses
 from nestctl.lab.addresses import (
     allocate_subnets,
+    choose_address,
     choose_port,
     choose_subnets,
+    is_in,
     parse_routes,
     read_outer_subnets,
     read_routes,
@@ -95,6 +97,20 @@ def test_short_lines_are_passed_over() -> None:
 
 # A port is the same for the same names: another run of these tests, at the same time, must have others.
 LAB = f"lab{os.getpid()}"
+
+
+def test_a_free_address_is_chosen_or_there_is_none() -> None:
+    taken = {"10.213.1.10", "10.213.1.12"}
+    assert choose_address("10.213.1.0/24", taken) == "10.213.1.11"
+    with pytest.raises(FailedError, match=r"No free address is left in 10\.213\.1\.0/28"):
+        choose_address("10.213.1.0/28", {f"10.213.1.{last}" for last in range(10, 15)})
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"), [("10.213.1.9", True), ("10.213.2.9", False), ("", False), ("x", False)]
+)
+def test_an_address_is_in_its_subnet(address: str, expected: bool) -> None:
+    assert is_in(address, "10.213.1.0/24") is expected
 
 
 def test_a_guests_port_stays_the_same() -> None:

@@ -177,6 +177,29 @@ def test_a_guest_inside_goes_too_when_told_to() -> None:
     assert is_settled(bench.plan(fewer))
 
 
+def three(*names: str) -> Lab:
+    inner = {name: Guest(**SMALL) for name in names}
+    return lab(a=Guest(memory_mib=2048, guests=inner))
+
+
+def test_a_guest_keeps_its_address_whoever_comes_and_goes() -> None:
+    bench = Bench()
+
+    def addresses(*names: str, **wishes: Any) -> dict[str, str]:
+        (outer,) = bench.up(three(*names), **wishes)
+        assert is_settled(bench.plan(three(*names))) or not wishes
+        return {it.name: it.uplink.address.rpartition(".")[2] for it in outer.guests}
+
+    assert addresses("x", "y", "z") == {"x": "10", "y": "11", "z": "12"}
+    # 'x' stays there until it is pruned; 'new' is not given its address, and nobody moves.
+    assert addresses("new", "y", "z") == {"new": "13", "y": "11", "z": "12"}
+    assert addresses("new", "y", "z", may_prune=True) == {"new": "13", "y": "11", "z": "12"}
+    assert addresses("newer", "new", "z", may_prune=True) == {"newer": "10", "new": "13", "z": "12"}
+    bench.machine.hypervisor.stop_domain("demo-a")
+    assert addresses("z", "new", may_prune=True) == {"z": "12", "new": "13"}
+    assert bench.actions(three("z", "new")) == {"a": Action.KEEP, "z": Action.KEEP, "new": Action.KEEP}
+
+
 def test_one_that_fails_does_not_keep_the_others_from_coming_up() -> None:
     bench = Bench(world=World(failing={"a"}))
     with pytest.raises(GuestError, match="'a' was to boot, and has stopped") as raised:

@@ -29,9 +29,9 @@ def shown(wanted: Lab, bench: Bench) -> list[str]:
 def test_what_is_new_is_shown_with_its_size() -> None:
     assert shown(lab(), Bench()) == [
         "demo: 3 to create",
-        "+ a  L1  create: 1 CPUs, 1024 MiB, disk 8 GiB",
-        "+ in  L2  create: 1 CPUs, 256 MiB, disk 8 GiB",
-        "+ b  L1  create: 1 CPUs, 1024 MiB, disk 8 GiB",
+        "+ a  L1  create: 1 CPU, 1024 MiB, disk 8 GiB",
+        "+ in  L2  create: 1 CPU, 256 MiB, disk 8 GiB",
+        "+ b  L1  create: 1 CPU, 1024 MiB, disk 8 GiB",
     ]
 
 
@@ -51,7 +51,7 @@ def test_what_differs_is_said_from_what_to_what() -> None:
     ]
     assert shown(lab(disk_gib=9), bench)[1:3] == [
         "-/+ a  L1  recreate: disk_gib 8 -> 9",
-        "+ in  L2  create: 1 CPUs, 256 MiB, disk 8 GiB",
+        "+ in  L2  create: 1 CPU, 256 MiB, disk 8 GiB",
     ]
     assert shown(lab(labels={"x": "y"}), bench)[1] == "~ a  L1  change in place: labels {} -> {x: y}"
 
