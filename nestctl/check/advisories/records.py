@@ -64,7 +64,7 @@ def _read_record(record: Mapping[str, Any], cve_id: str) -> Ranges | None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Entry:
-    """One entry of `versions`; `version` is None for '0' (since ever), `below` where it ends before a version."""
+    """One entry of `versions`: `version` is None for '0' (since ever), `below` the version it ends before."""
 
     version: KernelVersion | None
     is_affected: bool
@@ -105,23 +105,28 @@ def _read_entry(entry: Mapping[str, Any], cve_id: str) -> _Entry:
 
 
 def _combine(entries: list[_Entry], cve_id: str, updated: str) -> Ranges | None:
-    mainline, fixed = _mainline_fix(entries, cve_id), frozenset(_stable_fixes(entries, cve_id))
+    mainline, fixed = _mainline_fix(entries, cve_id), _stable_fixes(entries, cve_id)
     if mainline is None:
         if fixed:
             raise UsageError(f"The record of {cve_id} has fixes of stable series and none of the mainline.")
         return None
     introduced = {entry.version for entry in entries if entry.is_affected and entry.version}
-    return Ranges(introduced=tuple(sorted(introduced)), fixed=tuple(sorted(fixed)), mainline=mainline, updated=updated)
+    return Ranges(introduced=tuple(sorted(introduced)), fixed=fixed, mainline=mainline, updated=updated)
 
 
 def _mainline_fix(entries: list[_Entry], cve_id: str) -> KernelVersion | None:
-    fixes = {entry.version for entry in entries if entry.is_mainline_fix and not entry.is_affected and entry.version}
+    """Return where the mainline is fixed: as it is said, else where what is affected ends before a release of it."""
+    said = {entry.version for entry in entries if entry.is_mainline_fix and not entry.is_affected and entry.version}
+    ends = {entry.below for entry in entries if entry.is_affected and entry.below and not entry.below.patch}
+    fixes = said or ends
     if len(fixes) > 1:
         raise UsageError(f"The record of {cve_id} has more than one fix of the mainline: {sorted(map(str, fixes))}.")
     return next(iter(fixes), None)
 
 
-def _stable_fixes(entries: list[_Entry], cve_id: str) -> Iterator[KernelVersion]:
+def _stable_fixes(entries: list[_Entry], cve_id: str) -> tuple[KernelVersion, ...]:
+    """Return where stable series are fixed: what is not affected, and the ends of what is. Some records say both."""
+    fixes = {entry.below for entry in entries if entry.is_affected and entry.below and entry.below.patch}
     for entry in entries:
         if entry.is_affected or entry.is_mainline_fix or not entry.version or not entry.series:
             continue
@@ -129,4 +134,7 @@ def _stable_fixes(entries: list[_Entry], cve_id: str) -> Iterator[KernelVersion]
             raise UsageError(
                 f"The record of {cve_id} is malformed: '{entry.version}' fixes the series '{entry.series}'."
             )
-        yield entry.version
+        fixes.add(entry.version)
+    if len({fix.series for fix in fixes}) != len(fixes):
+        raise UsageError(f"The record of {cve_id} contradicts itself: {', '.join(map(str, sorted(fixes)))}.")
+    return tuple(sorted(fixes))

@@ -43,7 +43,14 @@ def test_the_table_has_what_the_real_record_says(cve: str, updated: str) -> None
     assert ranges.updated == updated
 
 
-@pytest.mark.parametrize("cve", ["CVE-2022-2196", "CVE-2022-3344", "CVE-2021-29657"])
+def test_a_range_that_ends_before_a_release_is_fixed_there() -> None:
+    """The real record of CVE-2022-2196: since ever, and less than 6.2, of the type 'custom'."""
+    ranges = parse_record(read("CVE-2022-2196"), "CVE-2022-2196")
+    assert ranges
+    assert (ranges.introduced, ranges.fixed, str(ranges.mainline)) == ((), (), "6.2")
+
+
+@pytest.mark.parametrize("cve", ["CVE-2022-3344", "CVE-2021-29657"])
 def test_an_older_real_record_has_nothing_to_compare(cve: str) -> None:
     assert parse_record(read(cve), cve) is None
 
@@ -57,6 +64,7 @@ def test_a_flaw_that_stable_series_got_by_backports_comes_in_with_each() -> None
     ranges = parse_record(json.dumps(record), JANUSCAPE)
     assert ranges
     assert [str(version) for version in ranges.introduced] == ["6.1.12", "6.2"]
+    assert ranges.fixed == ADVISORIES[JANUSCAPE].fixed
 
 
 Change = Callable[[dict[str, Any]], object]
@@ -84,6 +92,7 @@ def counted(record: dict[str, Any]) -> list[dict[str, Any]]:
         (lambda record: counted(record)[2].update(lessThanOrEqual="5.15.999"), "is '5.15.999' and no series"),
         (lambda record: counted(record)[2].update(status="maybe"), "status is 'maybe'"),
         (lambda record: counted(record).pop(), "none of the mainline"),
+        (lambda record: counted(record).append({**counted(record)[3], "version": "6.1.178"}), "contradicts itself"),
         (lambda record: counted(record).append({**counted(record)[-1], "version": "7.3"}), "more than one fix"),
     ],
 )
