@@ -23,8 +23,8 @@ LIVE_PATCHES = "sys/kernel/livepatch"
 KERNEL_PACKAGES = ("linux-image-{0}", "linux-image-unsigned-{0}", "linux-modules-{0}")
 DOCUMENTS = "usr/share/doc"
 
-# The newest entries are first. The whole changelog of Debian 12's kernel is 2 MiB packed and 7 MiB unpacked; those of
-# the last years are in the first half of it.
+# Debian 12's linux-image-6.1.0-56-cloud-amd64 has one of 1.3 MB, 3.7 MB unpacked, with 4,400 CVEs; the newest entries
+# are first.
 LARGEST_PACKED = 8 << 20  # bytes
 LARGEST_UNPACKED = 16 << 20  # bytes
 LONGEST_READ_S = 0.25
@@ -153,7 +153,7 @@ def keep_cves(raw: bytes, deadline_s: float) -> bytes:
             is_complete = False
             break
         text = rest + part
-        end = BEGUN.search(text)
+        end = BEGUN.search(text, max(0, len(text) - 32))
         rest = end.group(0) if end else b""
         found.update(match.group(0) for match in CVE.finditer(text, 0, len(text) - len(rest)))
     else:
