@@ -9,7 +9,13 @@ from nestctl.check.places import describe_place
 from nestctl.check.settings import read_bool
 from nestctl.model.facts import Fact, Facts, Known, Module, NestedRun, Unknown
 
-HARDWARE_MODULES = {"GenuineIntel": "kvm_intel", "AuthenticAMD": "kvm_amd", "HygonGenuine": "kvm_amd"}
+HARDWARE_MODULES = {
+    "GenuineIntel": "kvm_intel",
+    "CentaurHauls": "kvm_intel",  # Zhaoxin, by both its names
+    "Shanghai": "kvm_intel",
+    "AuthenticAMD": "kvm_amd",
+    "HygonGenuine": "kvm_amd",
+}
 
 # A turn of the loop is two instructions. Hardware takes 0.3-3 ns for it, QEMU's TCG 10 ns (so that KVM inside an
 # emulated machine counts as KVM there, rightly), a software backend that traps or interprets 800-2,000 ns. The line

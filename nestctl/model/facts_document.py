@@ -137,17 +137,27 @@ def _fact(section: Any, name: str, read: Callable[[Any], T]) -> Fact[T]:
     if not isinstance(answer, dict):
         return Unknown(reason=f"The collector gave no answer to '{name}'.")
     if "value" not in answer:
-        return Unknown(reason=str(answer.get("unknown", "no reason given")), error=str(answer.get("error", "")))
+        reason, error = answer.get("unknown", "no reason given"), answer.get("error", "")
+        return Unknown(reason=_printable(str(reason)), error=_printable(str(error)))
     try:
         return Known(value=read(answer["value"]))
     except (TypeError, KeyError, ValueError, AttributeError):
-        return Unknown(reason=f"The collector's answer to '{name}' makes no sense: '{answer['value']!r:.80}'.")
+        said = _printable(f"{answer['value']!r:.80}")
+        return Unknown(reason=f"The collector's answer to '{name}' makes no sense: '{said}'.")
+
+
+# What a machine says is printed on somebody's terminal: no byte of it may move a cursor or change a colour there.
+_CONTROLS = dict.fromkeys((*range(32), *range(127, 160), *range(8234, 8239), *range(8294, 8298)), "�")
+
+
+def _printable(text: str) -> str:
+    return text.translate(_CONTROLS)
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError
-    return value
+    return _printable(value)
 
 
 def _number(value: Any) -> int:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import base64
+import copy
+import io
+import tempfile
+import unicodedata
 from pathlib import Path
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from nestctl.agent.cpuid import Registers, describe
-from nestctl.agent.facts import SCHEMA, read_files, replay
+from nestctl.agent.facts import SCHEMA, read_facts, read_files, replay
 from nestctl.agent.tree import RecordedTree
 from nestctl.check.assess import assess
 from nestctl.check.recording import read_recording
-from nestctl.check.report import Report, render_json, render_summary
+from nestctl.check.report import Report, render_json, render_summary, render_table
+from nestctl.errors import UsageError
 from nestctl.model.facts_document import parse_facts
 
 HOSTS = Path(__file__).parents[1] / "hosts"
@@ -38,20 +44,9 @@ JSON = st.recursive(
     lambda children: st.lists(children) | st.dictionaries(st.text(), children),
     max_leaves=8,
 )
-QUESTIONS = ("device", "api_version", "offers", "loop", "cpuid_exit", "nested_run")
-HOST_FACTS = ("architecture", "kernel", "cpu_model", "cpu_flags", "cpu_count", "memory_mib", "modules")
-SAFETY_FACTS = (
-    "boot_line",
-    "kernel_banner",
-    "kernel_signature",
-    "distribution",
-    "live_patches",
-    "fixed_cves",
-    "cpu_vulnerabilities",
-    "smt_active",
-    "smt_control",
-    "ksm_run",
-)
+DOCUMENT = read_facts(passive=True)
+HOST_FACTS, SYSTEM, QUESTIONS = (tuple(DOCUMENT[section]) for section in ("host", "system", "kvm"))
+MACHINES = tuple(read_recording(machine).collect() for machine in sorted(HOSTS.iterdir()))
 
 
 def facts_of(names: tuple[str, ...]) -> st.SearchStrategy[Any]:
@@ -62,6 +57,8 @@ def facts_of(names: tuple[str, ...]) -> st.SearchStrategy[Any]:
 def judge(collected: Any) -> str:
     report = Report(assessment=assess(parse_facts(collected)), collected=collected)
     assert render_json(report)["verdict"] == report.assessment.verdict
+    with Console(width=80, file=io.StringIO()) as console:
+        console.print(render_table(report.assessment))
     return render_summary(report.assessment)
 
 
@@ -77,9 +74,49 @@ def test_any_bytes_in_the_files(data: st.DataObject) -> None:
     assert "verdict" in judge(collected)
 
 
-@given(host_facts=facts_of(HOST_FACTS) | JSON, kvm=facts_of(QUESTIONS) | JSON, cpuid=JSON)
-def test_any_answer_of_an_agent(host_facts: Any, kvm: Any, cpuid: Any) -> None:
-    assert "verdict" in judge({"schema": SCHEMA, "host": host_facts, "cpuid": cpuid, "kvm": kvm})
+@given(
+    host_facts=facts_of(HOST_FACTS) | JSON, system=facts_of(SYSTEM) | JSON, kvm=facts_of(QUESTIONS) | JSON, cpuid=JSON
+)
+def test_any_answer_of_an_agent(host_facts: Any, system: Any, kvm: Any, cpuid: Any) -> None:
+    assert "verdict" in judge({"schema": SCHEMA, "host": host_facts, "system": system, "cpuid": cpuid, "kvm": kvm})
+
+
+@given(data=st.data())
+def test_any_answer_in_place_of_one_that_makes_sense(data: st.DataObject) -> None:
+    """One part of what a whole machine says is anything, as deep as it goes: the rules see all the rest."""
+    machine = copy.deepcopy(data.draw(st.sampled_from(MACHINES), label="machine"))
+    place: Any = machine
+    key: Any = data.draw(st.sampled_from(("host", "system", "cpuid", "kvm")), label="section")
+    while (
+        isinstance(place[key], dict | list) and place[key] and data.draw(st.booleans() | st.just(True), label="deeper")
+    ):
+        place = place[key]
+        key = data.draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))), label="part")
+    place[key] = data.draw(JSON, label="instead")
+    assert "verdict" in judge(machine)
+
+
+@given(text=st.text())
+def test_nothing_that_a_machine_says_moves_a_cursor(text: str) -> None:
+    said = copy.deepcopy(MACHINES[0])
+    said["host"]["cpu_model"] = {"value": f"\x1b[2J{text}"}
+    said["host"]["cpu_count"] = {"unknown": f"\x9b31m{text}"}
+    assessment = assess(parse_facts(said))
+    shown = "".join(finding.summary + finding.evidence + finding.fix for finding in assessment.findings)
+    assert not [character for character in shown if unicodedata.category(character) == "Cc"]
+
+
+@given(content=st.binary(max_size=2000), name=st.sampled_from(("probe.json", "root/proc/cpuinfo", "")))
+def test_any_file_instead_of_a_recording_is_refused_or_judged(content: bytes, name: str) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory, name) if name else Path(directory, "machine.tar.gz")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        try:
+            recording = read_recording(Path(directory) if name else path)
+        except UsageError:
+            return
+    assert "verdict" in judge(recording.collect())
 
 
 @given(answers=st.lists(st.tuples(WORDS, WORDS, WORDS, WORDS), min_size=1))
