@@ -25,6 +25,12 @@ OTHERS_MODULES = {
     "Parallels": "prl_hypervisor",
 }
 
+# VirtualBox's issues 141 and 188; the later releases want KVM to begin early.
+AT_LOAD_FIX = (
+    "Where VirtualBox before 7.2.10 says VERR_VMX_IN_VMX_ROOT_MODE: "
+    "echo 'options kvm enable_virt_at_load=0' | sudo tee /etc/modprobe.d/kvm-late.conf, and load kvm again."
+)
+
 FIRMWARE_FIX = "Switch on 'SVM Mode' (AMD) or 'Intel Virtualization Technology' in the firmware's setup."
 
 
@@ -251,8 +257,16 @@ def find_busy(facts: Facts) -> Finding | None:
         name="kvm.busy",
         status=Status.INFO,
         summary=f"{names} is here too; while its guests run, KVM's cannot, and the other way round",
-        evidence=shown,
+        evidence="; ".join([shown, *_virt_at_load(facts)]),
+        fix=AT_LOAD_FIX if "VirtualBox" in others and _virt_at_load(facts) else "",
     )
+
+
+def _virt_at_load(facts: Facts) -> list[str]:
+    """Say where KVM takes the hardware when its module is loaded (since Linux 6.12), and not with its first guest."""
+    kvm = facts.modules.value.get("kvm") if isinstance(facts.modules, Known) else None
+    value = kvm.parameters.get("enable_virt_at_load", "") if kvm else ""
+    return [f"kvm.enable_virt_at_load is {value}"] if value.upper() in ("Y", "1") else []
 
 
 def find_exit_cost(facts: Facts) -> Finding | None:
