@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from nestctl.check.findings import Finding, Status
 from nestctl.check.questions import find_backend
+from nestctl.check.settings import find_intents
 from nestctl.model.facts import Facts, Known
 
 # In a control register the high word says what may be set to 1.
@@ -77,11 +78,10 @@ def _judge(feature: Feature, facts: Facts, is_there: bool, shown: str) -> Findin
     value = module.parameters.get(feature.parameter, "") if module and feature.parameter else ""
     is_off = value.upper() in ("N", "0")
     evidence = f"{shown}; {module.name}.{feature.parameter} = {value}" if module and value else shown
-    fix = ""
-    if is_off and module:
-        fix = f"Take '{feature.parameter}={value}' out of modprobe.d and the boot line, and load {module.name} again."
-        if value.upper() == "N":
-            fix += " It says N, too, where the processor lacks the feature."
+    # Where nobody has set it, the kernel itself has: the processor lacks the feature, and nothing can be done.
+    intents = find_intents(facts, module.name, feature.parameter) if is_off and module else ()
+    culprit = next((intent for intent in intents if intent.value is False), None)
+    fix = f"Take '{culprit.text}' out of {culprit.where} and load the module again." if culprit else ""
     if is_there and not is_off:
         return Finding(name=f"nested.{feature.name}", status=Status.PASS, summary=feature.title, evidence=evidence)
     return Finding(

@@ -1,4 +1,4 @@
-"""How the module's parameter `nested` is meant to be set, by modprobe.d and the boot line. Pure."""
+"""How a module's parameters are meant to be set, by modprobe.d and the boot line. Pure."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def read_bool(text: str) -> bool | None:
     return False if word[:1] in ("n", "f", "0") or word[:2] == "of" else None
 
 
-def nested_intents(facts: Facts, module: str) -> tuple[Intent, ...]:
-    """Return who sets `nested` of a module, in the order in which the kernel sees it: the last one wins.
+def find_intents(facts: Facts, module: str, parameter: str = "nested") -> tuple[Intent, ...]:
+    """Return who sets a boolean of a module, in the order in which the kernel sees it: the last one wins.
 
     modprobe hands over the lines of its files, and then what the boot line says of the module (kmod, libkmod-config.c).
     A name alone ('options kvm_intel nested') means 1.
@@ -44,7 +44,7 @@ def nested_intents(facts: Facts, module: str) -> tuple[Intent, ...]:
     return tuple(
         Intent(where=where, text=word, value=read_bool(word.partition("=")[2] or "1"))
         for where, word in lines
-        if word.partition("=")[0] == "nested"
+        if word.partition("=")[0] == parameter
     )
 
 

@@ -11,7 +11,7 @@ from nestctl.check.questions import (
     offered_feature,
 )
 from nestctl.check.rules.common import Rule, unknown_finding
-from nestctl.check.settings import Intent, nested_intents, read_bool
+from nestctl.check.settings import Intent, find_intents, read_bool
 from nestctl.model.facts import Facts, Known, Module, Unknown
 
 OTHER_FIXES = {
@@ -58,7 +58,7 @@ def find_nested_settings(facts: Facts) -> Finding | None:
     module = find_backend(facts)
     if module is None:
         return None
-    intents = nested_intents(facts, module.name)
+    intents = find_intents(facts, module.name)
     if not intents:
         return None
     said = "; ".join(f"{intent.where}: {intent.text}" for intent in intents)
@@ -105,8 +105,8 @@ def find_foreign_setting(facts: Facts) -> Finding | None:
     if module is None or module.name not in HARDWARE_MODULES.values():
         return None
     other = "kvm_amd" if module.name == "kvm_intel" else "kvm_intel"
-    intents = nested_intents(facts, other)
-    if not intents or nested_intents(facts, module.name):
+    intents = find_intents(facts, other)
+    if not intents or find_intents(facts, module.name):
         return None
     return Finding(
         name="nested.foreign",
@@ -228,7 +228,7 @@ def _nested_fix(facts: Facts, module: Module) -> str:
     if module.is_built_in:
         return f"Add {module.name}.nested=1 to the kernel's boot line and boot again."
     own = "/etc/modprobe.d/nestctl.conf"
-    against = [it for it in nested_intents(facts, module.name) if it.value is False and it.where != own]
+    against = [it for it in find_intents(facts, module.name) if it.value is False and it.where != own]
     first = f"Take '{against[-1].text}' out of {against[-1].where}; then: " if against else ""
     # With every guest stopped: a module that is in use cannot be removed.
     return (
