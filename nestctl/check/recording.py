@@ -8,6 +8,7 @@ made of them. Nothing is ever unpacked: an archive is read into memory, and link
 from __future__ import annotations
 
 import base64
+import errno
 import gzip
 import io
 import json
@@ -20,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from nestctl import __version__
+from nestctl.adapters.files import write_atomically
 from nestctl.agent.facts import replay
 from nestctl.agent.tree import Entry
 from nestctl.check.findings import Assessment
-from nestctl.errors import UsageError
+from nestctl.errors import PrerequisiteError, UsageError
 
 MOST_FILES = 50_000
 MOST_BYTES = 64 << 20
@@ -84,9 +86,12 @@ def _parse_probe(path: Path, content: bytes | None) -> dict[str, Any] | None:
 
 
 def _walk_directory(top: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield relative names and contents; links are not followed, so nothing outside is read."""
+    """Yield relative names and contents; links and mounts are not followed, so nothing outside is read."""
+    if os.path.ismount(top / "proc"):  # where some files wait for something to happen before they end
+        raise UsageError(f"'{top}' is a running machine's own tree.", hint="Leave '--root' out to check this machine.")
     room, count = MOST_BYTES, 0
-    for directory, _, names in os.walk(top):
+    for directory, inner, names in os.walk(top):
+        inner[:] = [name for name in inner if not os.path.ismount(Path(directory, name))]
         for name in sorted(names):
             file = Path(directory, name)
             if file.is_symlink() or not file.is_file():
@@ -153,7 +158,8 @@ def outline(assessment: Assessment) -> dict[str, Any]:
 def write_recording(path: Path, collected: Mapping[str, Any], assessment: Assessment) -> list[str]:
     """Write a .tar.gz of what was collected with its 'tree', and return the names of the files in it.
 
-    Raises `UsageError` when there is a file of that name already; nothing half written is left.
+    Raises `UsageError` when there is a file of that name already or no such directory, `PrerequisiteError` when the
+    system refuses it; nothing half written is left.
     """
     entries: Mapping[str, Entry] = collected["tree"]
     contents = {f"{ROOT}{name}": content for name, entry in entries.items() if (content := _content(entry)) is not None}
@@ -170,15 +176,17 @@ def write_recording(path: Path, collected: Mapping[str, Any], assessment: Assess
     }
     contents[PROBE] = _dump(probe)
     contents[EXPECTED] = _dump(outline(assessment))
+    if path.exists():
+        raise UsageError(f"'{path}' exists already.", hint="Name another file; a recording overwrites none.")
     try:
-        with path.open("xb") as file:
-            file.write(_pack(contents))
-    except FileExistsError as error:
-        raise UsageError(f"'{path}' exists already.", hint="Name another file; a recording overwrites none.") from error
-    except OSError:
-        path.unlink(missing_ok=True)
-        raise
+        write_atomically(path, _pack(contents))
+    except OSError as error:
+        wrong = UsageError if error.errno in _WRONG_PATH else PrerequisiteError
+        raise wrong(f"'{path}' cannot be written: {error.strerror}.") from error
     return sorted(contents)
+
+
+_WRONG_PATH = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
 
 def _content(entry: Entry) -> bytes | None:

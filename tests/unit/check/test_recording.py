@@ -154,6 +154,17 @@ def test_record_says_what_it_wrote_and_overwrites_nothing(tmp_path: Path) -> Non
     assert (replayed.returncode, replayed.stdout) == (first.returncode, first.stdout)
 
 
+def test_a_recording_that_cannot_be_written_says_why_and_leaves_nothing(report: Report, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be written: No such file or directory"):
+        write_recording(tmp_path / "none" / "x.tar.gz", report.collected, report.assessment)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_running_machine_is_no_recording() -> None:
+    with pytest.raises(UsageError, match="is a running machine's own tree"):
+        read_recording(Path("/"))
+
+
 def test_a_recording_cannot_be_recorded(tmp_path: Path) -> None:
     completed = nestctl("check", "--root", str(tmp_path), "--record", str(tmp_path / "x.tar.gz"))
     assert completed.returncode == 2
