@@ -6,12 +6,14 @@ Every function takes the `Tree` to read from, so that a recorded machine is read
 from __future__ import annotations
 
 import platform
+from functools import lru_cache
 from typing import Any
 
 from .fact import Fact, NotFoundOut, find_out
 from .tree import Tree
 
 CPUINFO = "proc/cpuinfo"
+LARGEST_CPUINFO = 16 << 20  # bytes; 8,192 processors (the most of CONFIG_NR_CPUS) have about 2 KiB each
 MEMINFO = "proc/meminfo"
 KERNEL_RELEASE = "proc/sys/kernel/osrelease"
 
@@ -32,26 +34,21 @@ MODEL_KEYS = {"ppc64le": "cpu", "ppc64": "cpu", "s390x": "vendor_id"}
 def read_facts(tree: Tree, architecture: str = "") -> dict[str, Fact]:
     """Read every fact; `architecture` is that of a recorded machine, else this one's."""
     machine = architecture or platform.machine()
+    # Once each: with hundreds of processors /proc/cpuinfo takes longer than all other files together.
+    cpuinfo = lru_cache(maxsize=None)(lambda: tree.text(CPUINFO, limit=LARGEST_CPUINFO, keep=keep_cpuinfo))
+    meminfo = lru_cache(maxsize=None)(lambda: tree.text(MEMINFO))
     return {
         "architecture": find_out(lambda: machine),
         "kernel": find_out(lambda: tree.word(KERNEL_RELEASE)),
-        "cpu_model": find_out(lambda: parse_cpuinfo(read_cpuinfo(tree), MODEL_KEYS.get(machine, "model name"))),
-        "cpu_flags": find_out(lambda: parse_cpuinfo(read_cpuinfo(tree), FLAGS_KEYS.get(machine, "flags")).split()),
-        "cpu_platform": find_out(lambda: parse_cpuinfo(read_cpuinfo(tree), "platform")),
-        "cpu_count": find_out(lambda: count_cpus(read_cpuinfo(tree))),
-        "memory_mib": find_out(lambda: parse_meminfo(read_meminfo(tree), "MemTotal")),
-        "memory_available_mib": find_out(lambda: parse_meminfo(read_meminfo(tree), "MemAvailable")),
-        "swap_mib": find_out(lambda: parse_meminfo(read_meminfo(tree), "SwapTotal")),
-        "huge_pages": find_out(lambda: parse_huge_pages(read_meminfo(tree))),
+        "cpu_model": find_out(lambda: parse_cpuinfo(cpuinfo(), MODEL_KEYS.get(machine, "model name"))),
+        "cpu_flags": find_out(lambda: parse_cpuinfo(cpuinfo(), FLAGS_KEYS.get(machine, "flags")).split()),
+        "cpu_platform": find_out(lambda: parse_cpuinfo(cpuinfo(), "platform")),
+        "cpu_count": find_out(lambda: count_cpus(cpuinfo())),
+        "memory_mib": find_out(lambda: parse_meminfo(meminfo(), "MemTotal")),
+        "memory_available_mib": find_out(lambda: parse_meminfo(meminfo(), "MemAvailable")),
+        "swap_mib": find_out(lambda: parse_meminfo(meminfo(), "SwapTotal")),
+        "huge_pages": find_out(lambda: parse_huge_pages(meminfo())),
     }
-
-
-def read_cpuinfo(tree: Tree) -> str:
-    return tree.text(CPUINFO, keep=keep_cpuinfo)
-
-
-def read_meminfo(tree: Tree) -> str:
-    return tree.text(MEMINFO)
 
 
 def keep_cpuinfo(text: str) -> str:

@@ -6,7 +6,7 @@ import pytest
 
 from nestctl.agent import host
 from nestctl.agent.fact import NotFoundOut
-from nestctl.agent.tree import Tree
+from nestctl.agent.tree import RecordedTree, Tree
 
 
 def test_missing_file_is_unknown_and_names_itself_and_the_error(tmp_path: Path) -> None:
@@ -43,3 +43,10 @@ def test_serial_numbers_of_s390_are_not_kept_and_its_cpus_are_counted() -> None:
     kept = host.keep_cpuinfo(text)
     assert "0A1B2C" not in kept
     assert host.count_cpus(kept) == 1
+
+
+def test_a_machine_with_very_many_cpus_is_read_whole_and_little_of_it_kept() -> None:
+    one = "processor\t: {}\n" + "flags\t\t: " + "flag " * 400 + "\nmodel name\t: A CPU\n\n"
+    tree = RecordedTree({host.CPUINFO: {"text": "".join(one.format(number) for number in range(2048))}})
+    assert host.read_facts(tree, "x86_64")["cpu_count"] == {"value": 2048}
+    assert len(tree.seen[host.CPUINFO]["text"]) < 64 << 10
