@@ -51,6 +51,9 @@ DMI_PREFIXES = {
     "Google Compute Engine": "Google Compute Engine",
 }
 
+# These make no machines of metal, so that their name alone tells a guest; Oracle, Google and Amazon do.
+NO_MAKER_OF_MACHINES = frozenset({"KVM", "QEMU", "Bochs", "VMware", "bhyve"})
+
 # The VMCS revision that KVM gives its guests (VMCS12_REVISION, arch/x86/kvm/vmx/vmcs12.h); no processor has it.
 KVM_VMCS_REVISION = 0x11E57ED0
 VMCS_REVISION_MASK = 0x7FFFFFFF  # IA32_VMX_BASIC, bits 30:0 (Intel SDM volume 3, appendix A.1)
@@ -95,11 +98,11 @@ def find_hidden_evidence(facts: Facts) -> str:
         revision = facts.msr_vmx_basic.value & VMCS_REVISION_MASK
         if revision == KVM_VMCS_REVISION:
             return f"the VMCS revision in MSR 0x480 is {revision:#x}, which is KVM's for its guests"
-    if isinstance(facts.cpuid, Known) and isinstance(facts.smbios_is_guest, Known) and facts.smbios_is_guest.value:
-        vendor = _vendor_by_dmi(facts)
-        # Bare metal machines of clouds set the bit by mistake now and then; their makers' names do not lie with it.
-        if vendor and not is_metal(facts):
-            return f"the firmware's table says 'virtual machine', and '{vendor}'"
+    vendor = _vendor_by_dmi(facts) if isinstance(facts.cpuid, Known) and not is_metal(facts) else ""
+    if vendor in NO_MAKER_OF_MACHINES:
+        return f"the firmware names {vendor}"
+    if vendor and isinstance(facts.smbios_is_guest, Known) and facts.smbios_is_guest.value:
+        return f"the firmware's table says 'virtual machine', and names {vendor}"
     return ""
 
 
@@ -247,7 +250,12 @@ PLACES: tuple[Place, ...] = (
             "<cpu mode='host-passthrough'/> in libvirt, 'qm set VMID --cpu host' in Proxmox VE, "
             "'-cpu host' in QEMU, 'cpu: {model: host-passthrough}' in KubeVirt."
         ),
-        is_here=_is_hypervisor("KVM", "QEMU", "Bochs", "QEMU's TCG"),
+        is_here=_is_hypervisor("KVM", "QEMU", "QEMU's TCG"),
+    ),
+    Place(
+        name="Bochs",
+        advice="Choose a processor that has it in the configuration: cpu: model=corei7_skylake_x (VMX) or ryzen (SVM).",
+        is_here=_is_hypervisor("Bochs"),
     ),
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nestctl.check.findings import Answer, Finding, Status, Verdict
-from nestctl.check.places import describe_place
+from nestctl.check.places import describe_place, name_hypervisor
 from nestctl.check.settings import read_bool
 from nestctl.model.facts import Fact, Facts, Known, Module, NestedRun, Unknown
 
@@ -191,7 +191,9 @@ def is_nested_enabled(module: Module) -> bool | None:
 
 def is_emulated(facts: Facts) -> bool:
     """Say whether the nearest hypervisor is known to be an emulator. One further out cannot be seen."""
-    return isinstance(facts.cpuid, Known) and EMULATED_SIGNATURE in facts.cpuid.value.signatures
+    if isinstance(facts.cpuid, Known) and EMULATED_SIGNATURE in facts.cpuid.value.signatures:
+        return True
+    return name_hypervisor(facts) == "Bochs"  # which has no signature, and its name in the firmware
 
 
 def _say(unknown: Unknown) -> str:
