@@ -58,6 +58,8 @@ NO_MAKER_OF_MACHINES = frozenset({"KVM", "QEMU", "Bochs", "VMware", "bhyve"})
 KVM_VMCS_REVISION = 0x11E57ED0
 VMCS_REVISION_MASK = 0x7FFFFFFF  # IA32_VMX_BASIC, bits 30:0 (Intel SDM volume 3, appendix A.1)
 
+NOTHING_TELLS = "neither the firmware nor a device tree names what is above"
+
 AZURE_ASSET_TAG = "7783-7084-3265-9085-8269-3286-77"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nestctl.check.findings import Answer, Finding, Status, Verdict
-from nestctl.check.places import describe_place, name_hypervisor
+from nestctl.check.places import NOTHING_TELLS, describe_place, name_hypervisor
 from nestctl.check.settings import read_bool
 from nestctl.model.facts import Fact, Facts, Known, Module, NestedRun, Unknown
 
@@ -40,13 +40,15 @@ def assess_place(facts: Facts) -> Answer:
         return Answer(verdict=Verdict.YES, reason=f"{place}{inside}")
     if isinstance(facts.cpuid, Unknown) and facts.cpuid.error:
         return Answer(verdict=Verdict.UNKNOWN, reason=_say(facts.cpuid))
-    return Answer(verdict=Verdict.UNKNOWN, reason="neither the firmware nor a device tree names what is above")
+    return Answer(verdict=Verdict.UNKNOWN, reason=NOTHING_TELLS)
 
 
 def assess_quality(can_nest: Answer, findings: Sequence[Finding]) -> Answer:
     """Answer how good nesting would be, from the findings about that; NO where there would be none."""
-    if can_nest.verdict is not Verdict.YES:
-        return Answer(verdict=can_nest.verdict, reason=can_nest.reason)
+    if can_nest.verdict is Verdict.NO:
+        return Answer(verdict=Verdict.NO, reason="guests cannot nest")
+    if can_nest.verdict is Verdict.UNKNOWN:
+        return Answer(verdict=Verdict.UNKNOWN, reason="whether guests can nest is unknown")
     for status, verdict in ((Status.FAIL, Verdict.NO), (Status.UNKNOWN, Verdict.UNKNOWN)):
         if summaries := [finding.summary for finding in findings if finding.status is status]:
             return Answer(verdict=verdict, reason="; ".join(summaries))
@@ -83,7 +85,7 @@ def assess_acceleration(facts: Facts) -> Answer:
             reason=f"a guest needs {turn_ns:,.0f} ns per turn of a loop where hardware takes about 1 ns",
         )
     verdict = Verdict.NO if facts.loop.error in NOTHING_THERE | GUEST_CANNOT_RUN else Verdict.UNKNOWN
-    return Answer(verdict=verdict, reason=_say(facts.loop))
+    return Answer(verdict=verdict, reason=_say_why(facts, facts.loop))
 
 
 def assess_nesting(facts: Facts) -> Answer:
@@ -95,7 +97,7 @@ def assess_nesting(facts: Facts) -> Answer:
             return _assess_offer(feature, facts.nested_run)
         return Answer(verdict=Verdict.NO, reason="KVM offers neither VMX nor SVM to guests")
     if facts.offers.error in NOTHING_THERE:
-        return Answer(verdict=Verdict.NO, reason=_say(facts.offers))
+        return Answer(verdict=Verdict.NO, reason=_say_why(facts, facts.offers))
     module = find_backend(facts)
     if module and is_nested_enabled(module) is False:
         return Answer(verdict=Verdict.NO, reason=f"nesting is switched off in the module '{module.name}'")
@@ -198,3 +200,10 @@ def is_emulated(facts: Facts) -> bool:
 
 def _say(unknown: Unknown) -> str:
     return f"{unknown.reason} ({unknown.error})" if unknown.error else unknown.reason
+
+
+def _say_why(facts: Facts, unknown: Unknown) -> str:
+    """Say the cause before the consequence, where there is no KVM because there is nothing for it to use."""
+    if unknown.error in NOTHING_THERE and shows_virtualization(facts) is False:
+        return f"the CPU shows neither VMX nor SVM, and {_say(unknown)}"
+    return _say(unknown)

@@ -97,6 +97,8 @@ def find_module(facts: Facts) -> Finding:
     if isinstance(facts.modules, Unknown):
         return unknown_finding("kvm.module", "the module behind /dev/kvm", facts.modules)
     module = find_backend(facts)
+    if _is_served_by_kvm_itself(facts):
+        return Finding(name="kvm.module", status=Status.PASS, summary="kvm serves KVM", evidence="/sys/module/kvm")
     if module is None and isinstance(facts.api_version, Known):
         # Built into the kernel, a module without parameters does not show.
         return Finding(
@@ -114,6 +116,13 @@ def find_module(facts: Facts) -> Finding:
     if module.name == "kvm_pvm":
         summary += ", in software and with no nesting; kernels made for it are needed"
     return Finding(name="kvm.module", status=Status.WARN, summary=summary, evidence=evidence)
+
+
+def _is_served_by_kvm_itself(facts: Facts) -> bool:
+    """On s390x and arm64 there is one module for all (arch/s390/kvm, arch/arm64/kvm)."""
+    if isinstance(facts.architecture, Unknown) or isinstance(facts.modules, Unknown):
+        return False
+    return facts.architecture.value in ("s390x", "aarch64") and "kvm" in facts.modules.value
 
 
 def _missing_module(facts: Facts) -> Finding:

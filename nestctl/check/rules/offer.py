@@ -169,8 +169,16 @@ def find_nested_elsewhere(facts: Facts) -> Finding | None:
         status=status,
         summary=f"{summary} ({OTHER_NAMES[architecture]})",
         evidence="; ".join([answer.reason, *_boot_words(facts)]),
-        fix=OTHER_FIXES[architecture] if answer.verdict is Verdict.NO else "",
+        fix=_other_fix(facts, architecture) if answer.verdict is Verdict.NO else "",
     )
+
+
+def _other_fix(facts: Facts, architecture: str) -> str:
+    if architecture == "s390x" and isinstance(facts.cpu_flags, Known) and "sie" not in facts.cpu_flags.value:
+        return (
+            "On the host above: set kvm.nested=1 and give this guest a CPU model with 'sie' (host-passthrough has it)."
+        )
+    return OTHER_FIXES[architecture]
 
 
 def _boot_words(facts: Facts) -> list[str]:

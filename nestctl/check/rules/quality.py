@@ -119,6 +119,8 @@ def find_memory(facts: Facts) -> Finding:
     evidence = f"MemAvailable: {free:,} MiB"
     if isinstance(facts.swap_mib, Known):
         evidence += f", swap: {facts.swap_mib.value:,} MiB"
+    if isinstance(facts.shared_memory_mib, Known):
+        evidence += f", free in /dev/shm: {facts.shared_memory_mib.value:,} MiB"
     if isinstance(facts.huge_pages, Known) and facts.huge_pages.value.total:
         pages = facts.huge_pages.value
         reserved = pages.total * pages.size_kib // 1024

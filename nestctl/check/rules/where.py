@@ -5,6 +5,7 @@ from __future__ import annotations
 from nestctl.check.findings import Finding, Status
 from nestctl.check.places import (
     CLOUDS,
+    NOTHING_TELLS,
     describe_place,
     find_hidden_evidence,
     find_place,
@@ -13,7 +14,7 @@ from nestctl.check.places import (
     rules_hypervisor,
 )
 from nestctl.check.questions import is_emulated, shows_virtualization
-from nestctl.check.rules.common import Rule, show, unknown_finding
+from nestctl.check.rules.common import Rule, show
 from nestctl.model.facts import Facts, Known, Unknown
 
 
@@ -30,7 +31,10 @@ def find_machine(facts: Facts) -> Finding:
 def find_level(facts: Facts) -> Finding:
     """Say whether this machine is a guest, and whose. Source of the leaves: nestctl.agent.cpuid."""
     if is_guest(facts) is None and isinstance(facts.cpuid, Unknown):
-        return unknown_finding("level", "whether this is a guest", facts.cpuid)
+        evidence = facts.cpuid.reason if facts.cpuid.error else NOTHING_TELLS
+        return Finding(
+            name="level", status=Status.UNKNOWN, summary="whether this is a guest is unknown", evidence=evidence
+        )
     evidence = _level_evidence(facts)
     if not is_guest(facts):
         return Finding(name="level", status=Status.INFO, summary="no hypervisor shows above", evidence=evidence)
