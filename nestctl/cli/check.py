@@ -94,7 +94,7 @@ def check(
 
     if explain is not None:
         raise typer.Exit(_explain(explain))
-    _expect_sense(has_targets=bool(targets) or inventory is not None, root=root, record=record)
+    _expect_sense(has_targets=bool(targets) or inventory is not None, passive=passive, root=root, record=record)
     output = _Output(as_json=as_json, strict=strict, untrusted=untrusted, record=record)
     if not targets and inventory is None:
         if jobs is not None or timeout_s is not None or limit:
@@ -122,11 +122,13 @@ def _explain(name: str) -> int:
     return 0
 
 
-def _expect_sense(*, has_targets: bool, root: Path | None, record: Path | None) -> None:
+def _expect_sense(*, has_targets: bool, passive: bool, root: Path | None, record: Path | None) -> None:
     from nestctl.errors import UsageError
 
     if root and record:
         raise UsageError("'--root' and '--record' exclude each other: what is judged there is recorded already.")
+    if root and passive:
+        raise UsageError("'--passive' says how to look at a machine, and what '--root' names is only read anyway.")
     if root and has_targets:
         raise UsageError("'--root' names the machine that is judged, and so does a target or an inventory.")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import typer
 from typer.testing import CliRunner
 
@@ -51,9 +52,11 @@ def test_strict_ends_with_1_where_something_was_warned_about() -> None:
     assert codes == [0, 1, 0, 0]
 
 
-def test_a_recorded_machine_and_a_target_exclude_each_other() -> None:
-    result = CliRunner().invoke(app, ["--root", machine("intel-old"), "localhost"])
+@pytest.mark.parametrize("other", [["localhost"], ["--passive"], ["--record", "x.tar.gz"], ["-i", "hosts.ini"]])
+def test_a_recorded_machine_excludes_what_is_about_looking_at_one(other: list[str]) -> None:
+    result = CliRunner().invoke(app, ["--root", machine("intel-old"), *other])
     assert isinstance(result.exception, UsageError)
+    assert "--root" in str(result.exception)
 
 
 def test_untrusted_counts_safety_and_is_said_in_text_and_json() -> None:
