@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 import time
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from nestctl.events import EventLog
+
+WITHOUT_TERMINAL = 160  # columns
 
 _start_s = time.monotonic()
 _events: EventLog | None = None
@@ -29,14 +32,25 @@ def print_result(text: str) -> None:
 def print_hanging(text: str, *, indent: int) -> None:
     """Print lines of a result; on a terminal that is too narrow they go on below their text, not below their head."""
     if sys.stdout.isatty():
-        import shutil
         import textwrap
 
-        width, head = shutil.get_terminal_size().columns, " " * indent
+        width, head = result_width(), " " * indent
         text = "\n".join(
             textwrap.fill(line, width, subsequent_indent=head, break_on_hyphens=False) for line in text.split("\n")
         )
     print_result(text)
+
+
+def result_width() -> int:
+    """Return the columns there are for results: where nobody looks at a terminal, a table is not folded to 80."""
+    import shutil
+
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else WITHOUT_TERMINAL
+
+
+def is_coloured() -> bool:
+    """Say whether results may have colours (NO_COLOR: no-color.org)."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def print_json(document: Any) -> None:
@@ -140,5 +154,6 @@ def _shown(text: str) -> Iterator[None]:
 def _rich_console(is_terminal: bool, *, stderr: bool = False) -> Console:
     from rich.console import Console
 
-    # Where nobody looks at a terminal, a table must not be folded to 80 columns.
-    return Console(stderr=stderr, width=None if is_terminal else 160, highlight=False, soft_wrap=not is_terminal)
+    return Console(
+        stderr=stderr, width=None if is_terminal else WITHOUT_TERMINAL, highlight=False, soft_wrap=not is_terminal
+    )

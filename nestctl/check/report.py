@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from nestctl.check.findings import Assessment, Finding, Question, Status, Verdict
+from nestctl.check.findings import Assessment, Question, Verdict
 from nestctl.model.facts import Accelerator
 
-if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-    from rich.table import Table
-
 SUMMARY_INDENT = 20  # columns before the text of a line of the summary
-WIDE = 110  # columns from which on evidence has room beside what it is evidence of
 
 REPORT_SCHEMA = "nestctl.check/2"
 
@@ -36,14 +31,6 @@ TITLES = {
     Question.OFFER: "nesting",
     Question.QUALITY: "good nesting",
     Question.SAFETY: "safe for tenants",
-}
-
-COLOURS = {
-    Status.PASS: "green",
-    Status.INFO: "blue",
-    Status.WARN: "yellow",
-    Status.FAIL: "red",
-    Status.UNKNOWN: "magenta",
 }
 
 
@@ -113,51 +100,3 @@ def render_choice(assessment: Assessment) -> str:
         return f"run on KVM; their guests are given {feature}"
     unless = ", unless KVM proves to be usable" if assessment.verdict is Verdict.UNKNOWN else ""
     return f"run EMULATED (QEMU's TCG with {feature}), correctly but many times slower than on hardware{unless}"
-
-
-class FindingsTable:
-    """The findings below the question they answer; where it is narrow, evidence stands below and not beside."""
-
-    def __init__(self, assessment: Assessment) -> None:
-        self._assessment = assessment
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        from rich.table import Table
-        from rich.text import Text
-
-        names = max((len(finding.name) for finding in self._assessment.findings), default=0)
-        is_wide = options.max_width >= WIDE
-        for question, answer in self._assessment.answers.items():
-            findings = self._assessment.findings_of(question)
-            if not findings:
-                continue
-            yield Text.assemble((TITLES[question], "bold"), f": {answer.verdict}")
-            table = Table(box=None, pad_edge=False, show_header=False, expand=is_wide, padding=(0, 2, 0, 0))
-            table.add_column(width=2)
-            table.add_column(width=names)
-            table.add_column(width=max(map(len, Status)))
-            table.add_column(overflow="fold", ratio=5)
-            if is_wide:
-                table.add_column(overflow="fold", ratio=4)
-            for finding in findings:
-                _add_rows(table, finding, is_wide=is_wide)
-            yield table
-            yield ""
-
-
-def _add_rows(table: Table, finding: Finding, *, is_wide: bool) -> None:
-    from rich.text import Text
-
-    # Text, not str: a name that came from a machine must not be read as Rich's markup.
-    evidence = Text(finding.evidence, style="dim")
-    first = ("", Text(finding.name), Text(finding.status, style=COLOURS[finding.status]), Text(finding.summary))
-    table.add_row(*first, *((evidence,) if is_wide else ()))
-    if not is_wide:
-        table.add_row("", "", "", evidence)
-    if finding.fix:
-        table.add_row("", "", Text("fix", style="bold"), Text(finding.fix, style="bold"))
-
-
-def render_table(assessment: Assessment) -> RenderableType:
-    """Return what Rich prints of the findings, by question."""
-    return FindingsTable(assessment)

@@ -176,7 +176,8 @@ def _check_many(targets: tuple[Target, ...], jobs: int, timeout_s: float, passiv
 
 def _print_report(report: Report, output: _Output) -> ExitCode:
     from nestctl import console
-    from nestctl.check.report import SUMMARY_INDENT, count_safety, render_json, render_summary, render_table
+    from nestctl.check.report import SUMMARY_INDENT, count_safety, render_json, render_summary
+    from nestctl.check.text import render_findings
 
     if output.record:
         _record(report, output.record)
@@ -186,7 +187,8 @@ def _print_report(report: Report, output: _Output) -> ExitCode:
         console.print_json(render_json(report))
     else:
         console.print_hanging(render_summary(report.assessment) + "\n", indent=SUMMARY_INDENT)
-        console.print_rich(render_table(report.assessment))
+        width, is_coloured = console.result_width(), console.is_coloured()
+        console.print_result(render_findings(report.assessment, width=width, is_coloured=is_coloured))
     return report.assessment.exit_code(is_strict=output.strict)
 
 

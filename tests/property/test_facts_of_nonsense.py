@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import copy
-import io
 import tempfile
 import unicodedata
 from pathlib import Path
@@ -12,14 +11,14 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 
 from nestctl.agent.cpuid import Registers, describe
 from nestctl.agent.facts import SCHEMA, read_facts, read_files, replay
 from nestctl.agent.tree import RecordedTree
 from nestctl.check.assess import assess
 from nestctl.check.recording import read_recording
-from nestctl.check.report import Report, render_json, render_summary, render_table
+from nestctl.check.report import Report, render_json, render_summary
+from nestctl.check.text import render_findings
 from nestctl.errors import UsageError
 from nestctl.model.facts_document import parse_facts
 
@@ -57,8 +56,7 @@ def facts_of(names: tuple[str, ...]) -> st.SearchStrategy[Any]:
 def judge(collected: Any) -> str:
     report = Report(assessment=assess(parse_facts(collected)), collected=collected)
     assert render_json(report)["verdict"] == report.assessment.verdict
-    with Console(width=80, file=io.StringIO()) as console:
-        console.print(render_table(report.assessment))
+    assert max(map(len, render_findings(report.assessment, width=80).splitlines()), default=0) <= 80
     return render_summary(report.assessment)
 
 

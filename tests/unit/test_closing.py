@@ -108,7 +108,7 @@ def test_every_module_can_be_imported_alone() -> None:
     [
         (["--help"], {"libvirt", "paramiko", "pydantic", "matplotlib", "jinja2", "yaml", "rich"}),
         (["--version"], {"libvirt", "paramiko", "pydantic", "matplotlib", "jinja2", "yaml"}),
-        (["check", "--passive"], {"libvirt", "paramiko", "matplotlib", "jinja2", "yaml", "pydantic"}),
+        (["check", "--passive"], {"libvirt", "paramiko", "matplotlib", "jinja2", "yaml", "pydantic", "rich"}),
         (["image", "list"], {"libvirt", "paramiko", "matplotlib"}),
         (["init"], {"libvirt", "paramiko", "matplotlib"}),
     ],

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
-from rich.console import Console
 
 from nestctl.check import check_this_machine, choose_accelerator
 from nestctl.check.findings import AcceleratorChoice, Answer, Assessment, Finding, Question, Status, Verdict
-from nestctl.check.report import render_summary, render_table
+from nestctl.check.report import render_summary
+from nestctl.check.text import render_findings
 from nestctl.errors import ExitCode, NotFoundOutError
 from nestctl.model.facts import Accelerator
 from nestctl.model.facts_document import parse_facts
@@ -71,38 +72,51 @@ def test_summary_of_an_emulated_machine_says_so() -> None:
     assert "is itself EMULATED" in render_summary(replace(proved, is_emulated=True))
 
 
-def printed(width: int, *findings: Finding) -> list[str]:
-    console = Console(width=width, record=True, quiet=False, file=None, force_terminal=False)
-    with console.capture() as captured:
-        console.print(render_table(assessment(Verdict.NO, Verdict.NO, findings=findings)))
-    return captured.get().splitlines()
+def printed(width: int, *findings: Finding, is_coloured: bool = False) -> list[str]:
+    judged = assessment(Verdict.NO, Verdict.NO, findings=findings)
+    return render_findings(judged, width=width, is_coloured=is_coloured).splitlines()
 
 
 CPU = Finding(
     name="cpu",
     status=Status.FAIL,
-    summary="[red]x[/red]",
+    summary="it is off",
     evidence="seen [1]",
     fix="do [this]",
     question=Question.ACCELERATION,
 )
 
 
-def test_table_shows_evidence_and_fix_below_their_question_and_takes_no_markup_from_a_machine() -> None:
+def test_evidence_and_fix_stand_below_their_question() -> None:
     lines = printed(120, CPU)
     assert lines[0] == "accelerated guests: no"
-    assert lines[1].split() == ["cpu", "fail", "[red]x[/red]", "seen", "[1]"]
+    assert lines[1].split() == ["cpu", "fail", "it", "is", "off", "seen", "[1]"]
     assert lines[2].split() == ["fix", "do", "[this]"]
 
 
 def test_on_a_narrow_terminal_evidence_stands_below() -> None:
     lines = printed(80, CPU)
     assert [line.split() for line in lines[1:4]] == [
-        ["cpu", "fail", "[red]x[/red]"],
+        ["cpu", "fail", "it", "is", "off"],
         ["seen", "[1]"],
         ["fix", "do", "[this]"],
     ]
-    assert lines[2].index("seen") == lines[1].index("[red]")
+    assert lines[2].index("seen") == lines[1].index("it is")
+
+
+@pytest.mark.parametrize("width", [80, 110, 160])
+def test_no_line_is_wider_than_there_is_room_and_nothing_is_lost(width: int) -> None:
+    long = replace(CPU, summary="word " * 60, evidence="x" * 300, fix="do " * 60)
+    lines = printed(width, long)
+    assert max(map(len, lines)) <= width
+    assert sum(line.count("word") for line in lines) == 60
+    assert sum(line.count("x") for line in lines) == 300 + 1  # one in the word 'fix'
+
+
+def test_colours_change_no_column() -> None:
+    plain, coloured = printed(120, CPU), printed(120, CPU, is_coloured=True)
+    assert "\x1b[31mfail\x1b[0m" in coloured[1]
+    assert [re.sub(r"\x1b\[\d*m", "", line).rstrip() for line in coloured] == plain
 
 
 def test_a_question_without_findings_is_left_out() -> None:
