@@ -183,3 +183,18 @@ def test_ctrl_c_ends_all(server: Server, slow: str, tmp_path: Path) -> None:
         stdout, stderr = process.communicate(timeout=20)
     assert process.returncode == 130
     assert "Traceback" not in stdout + stderr
+
+
+def test_a_machine_elsewhere_is_recorded_and_judged_from_the_recording(server: Server, tmp_path: Path) -> None:
+    recording = str(tmp_path / "there.tar.gz")
+    there = nestctl("check", "--record", recording, uri(server, 0))
+    assert "/proc: " in there.stderr
+    here = nestctl("check", "--root", recording)
+    assert (here.returncode, here.stdout) == (there.returncode, there.stdout)
+
+
+def test_several_machines_are_not_recorded_as_one(server: Server, tmp_path: Path) -> None:
+    completed = nestctl("check", "--record", str(tmp_path / "x.tar.gz"), uri(server, 0), uri(server, 1))
+    assert completed.returncode == 2
+    assert "there are 2 targets" in completed.stderr
+    assert not (tmp_path / "x.tar.gz").exists()
