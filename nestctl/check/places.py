@@ -44,6 +44,7 @@ DMI_PREFIXES = {
     "Oracle Corporation": "VirtualBox",
     "Xen": "Xen",
     "Bochs": "Bochs",
+    "The Bochs Project": "Bochs",
     "Parallels": "Parallels",
     "BHYVE": "bhyve",
     "Hyper-V": "Hyper-V",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from nestctl.check.findings import Assessment, Question, Verdict
+from nestctl.check.findings import Assessment, Question, Status, Verdict
 from nestctl.model.facts import Accelerator
 
 SUMMARY_INDENT = 20  # columns before the text of a line of the summary

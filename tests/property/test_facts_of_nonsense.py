@@ -12,6 +12,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nestctl.agent import safety
 from nestctl.agent.cpuid import Registers, describe
 from nestctl.agent.facts import SCHEMA, read_facts, read_files, replay
 from nestctl.agent.tree import RecordedTree
@@ -45,6 +46,7 @@ JSON = st.recursive(
 )
 DOCUMENT = read_facts(passive=True)
 HOST_FACTS, SYSTEM, QUESTIONS = (tuple(DOCUMENT[section]) for section in ("host", "system", "kvm"))
+SAFETY_FACTS = ("boot_line", *safety.read_facts(RecordedTree({}), ""))
 MACHINES = tuple(read_recording(machine).collect() for machine in sorted(HOSTS.iterdir()))
 
 
@@ -123,8 +125,8 @@ def test_any_answers_of_the_cpu(answers: list[tuple[int, int, int, int]]) -> Non
     assert isinstance(shown["vendor"], str)
 
 
-@given(safety=facts_of(SAFETY_FACTS), kernel=st.sampled_from(["6.1.160", "6.1.0-18-amd64", "5.14.0-1.el9.x86_64"]))
-def test_any_answer_about_safety(safety: dict[str, Any], kernel: str) -> None:
-    host = {"architecture": {"value": "x86_64"}, "kernel": {"value": kernel}, **safety}
+@given(facts=facts_of(SAFETY_FACTS), kernel=st.sampled_from(["6.1.160", "6.1.0-18-amd64", "5.14.0-1.el9.x86_64"]))
+def test_any_answer_about_safety(facts: dict[str, Any], kernel: str) -> None:
+    host = {"architecture": {"value": "x86_64"}, "kernel": {"value": kernel}, **facts}
     collected = {"schema": SCHEMA, "host": host, "cpuid": {}, "kvm": {}}
     assert "safe for tenants" in judge(collected)
