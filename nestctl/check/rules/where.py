@@ -35,7 +35,8 @@ def find_level(facts: Facts) -> Finding:
         return Finding(
             name="level", status=Status.UNKNOWN, summary="whether this is a guest is unknown", evidence=evidence
         )
-    evidence = _level_evidence(facts)
+    hidden = find_hidden_evidence(facts)
+    evidence = "; ".join(part for part in (_level_evidence(facts), hidden) if part)
     if not is_guest(facts):
         return Finding(name="level", status=Status.INFO, summary="no hypervisor shows above", evidence=evidence)
     if is_emulated(facts):
@@ -45,12 +46,12 @@ def find_level(facts: Facts) -> Finding:
             summary="this machine is itself emulated: no figure taken here is the cost of hardware",
             evidence=evidence,
         )
-    if hidden := find_hidden_evidence(facts):
+    if hidden:
         return Finding(
             name="level",
             status=Status.WARN,
             summary=f"this is a guest of {name_hypervisor(facts)}, and the hypervisor hides itself",
-            evidence=f"{evidence}; {hidden}",
+            evidence=evidence,
         )
     return Finding(name="level", status=Status.INFO, summary=f"this is {describe_place(facts)}", evidence=evidence)
 
@@ -77,7 +78,7 @@ def find_place_advice(facts: Facts) -> Finding | None:
     if place is None or shows is None:
         return None
     dmi = facts.dmi.value if isinstance(facts.dmi, Known) else {}
-    evidence = ", ".join(f"{field} '{value}'" for field, value in dmi.items()) or "no DMI"
+    evidence = ", ".join(f"{field} '{value}'" for field, value in dmi.items() if value) or "no DMI"
     if shows:
         return Finding(
             name="place",
