@@ -34,54 +34,67 @@ class _Output:
     record: Path | None
 
 
+# The options of the command.
+Targets = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="TARGET",
+        help="ssh://[USER@]HOST[:PORT], LAB/GUEST or localhost. Several are checked at once.",
+        show_default="this machine",
+    ),
+]
+Inventory = Annotated[
+    str | None,
+    typer.Option("--inventory", "-i", metavar="FILE", help="Check the hosts of an Ansible inventory (any form)."),
+]
+Limit = Annotated[
+    str, typer.Option("--limit", "-l", metavar="PATTERN", help="Only these hosts and groups of the inventory.")
+]
+Jobs = Annotated[
+    int | None,
+    typer.Option("--jobs", "-j", min=1, max=1000, help="Targets at once.", show_default=str(DEFAULT_JOBS)),
+]
+TimeoutS = Annotated[
+    float | None,
+    typer.Option(
+        "--timeout", metavar="SECONDS", min=0.1, help="Time for each target.", show_default=f"{DEFAULT_TIMEOUT_S:g}"
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the findings and the raw facts as JSON.")]
+Passive = Annotated[
+    bool, typer.Option("--passive", help="Only read files, run no code: what is not proved is unknown.")
+]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Count warnings: a yes with a warning behind it ends with exit code 1.")
+]
+Untrusted = Annotated[bool, typer.Option("--untrusted", help="Guests are of strangers: not safe for tenants is a no.")]
+Explain = Annotated[
+    str | None,
+    typer.Option("--explain", metavar="FINDING", help="Say what a finding means; 'list' prints all their names."),
+]
+Root = Annotated[
+    Path | None,
+    typer.Option("--root", metavar="PATH", help="Judge a recorded machine: a directory or a .tar.gz of one."),
+]
+Record = Annotated[
+    Path | None,
+    typer.Option("--record", metavar="FILE", help="Write what was read to a new .tar.gz, for '--root'."),
+]
+
+
 def check(
-    targets: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="TARGET",
-            help="ssh://[USER@]HOST[:PORT], LAB/GUEST or localhost. Several are checked at once.",
-            show_default="this machine",
-        ),
-    ] = None,
-    inventory: Annotated[
-        str | None,
-        typer.Option("--inventory", "-i", metavar="FILE", help="Check the hosts of an Ansible inventory (any form)."),
-    ] = None,
-    limit: Annotated[
-        str, typer.Option("--limit", "-l", metavar="PATTERN", help="Only these hosts and groups of the inventory.")
-    ] = "",
-    jobs: Annotated[
-        int | None,
-        typer.Option("--jobs", "-j", min=1, max=1000, help="Targets at once.", show_default=str(DEFAULT_JOBS)),
-    ] = None,
-    timeout_s: Annotated[
-        float | None,
-        typer.Option(
-            "--timeout", metavar="SECONDS", min=0.1, help="Time for each target.", show_default=f"{DEFAULT_TIMEOUT_S:g}"
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the findings and the raw facts as JSON.")] = False,
-    passive: Annotated[
-        bool, typer.Option("--passive", help="Only read files, run no code: what is not proved is unknown.")
-    ] = False,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Count warnings: a yes with a warning behind it ends with exit code 1.")
-    ] = False,
-    untrusted: Annotated[
-        bool, typer.Option("--untrusted", help="Guests are of strangers: not safe for tenants is a no.")
-    ] = False,
-    explain: Annotated[
-        str | None,
-        typer.Option("--explain", metavar="FINDING", help="Say what a finding means; 'list' prints all their names."),
-    ] = None,
-    root: Annotated[
-        Path | None,
-        typer.Option("--root", metavar="PATH", help="Judge a recorded machine: a directory or a .tar.gz of one."),
-    ] = None,
-    record: Annotated[
-        Path | None,
-        typer.Option("--record", metavar="FILE", help="Write what was read to a new .tar.gz, for '--root'."),
-    ] = None,
+    targets: Targets = None,
+    inventory: Inventory = None,
+    limit: Limit = "",
+    jobs: Jobs = None,
+    timeout_s: TimeoutS = None,
+    as_json: AsJson = False,
+    passive: Passive = False,
+    strict: Strict = False,
+    untrusted: Untrusted = False,
+    explain: Explain = None,
+    root: Root = None,
+    record: Record = None,
 ) -> None:
     """Say whether guests of a machine can nest, and prove it by running code there.
 

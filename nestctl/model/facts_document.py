@@ -57,19 +57,13 @@ def parse_facts(document: Any) -> Facts:
         module_settings=_fact(host, "module_settings", _settings),
         boot_line=_fact(host, "boot_line", _texts),
         kvm_users=_fact(host, "kvm_users", _users),
-        other_hypervisors=_fact(
-            host, "other_hypervisors", lambda value: {_text(name): _texts(paths) for name, paths in value.items()}
-        ),
+        other_hypervisors=_fact(host, "other_hypervisors", _lists_by_name),
         dmi=_fact(host, "dmi", _texts_by_name),
         smbios_is_guest=_fact(host, "smbios_is_guest", _claim),
         device_tree_hypervisor=_fact(host, "device_tree_hypervisor", _text),
         s390_hypervisor=_fact(host, "s390_hypervisor", _text),
         is_xen_dom0=_fact(host, "xen", lambda value: _claim(value["is_dom0"])),
-        container=_fact(
-            host,
-            "container",
-            lambda value: Container(name=_text(value["name"]), evidence=_text(value["evidence"])),
-        ),
+        container=_fact(host, "container", _container),
         lockdown=_fact(host, "lockdown", _text),
         secure_boot=_fact(host, "secure_boot", _claim),
         qemu=_fact(host, "qemu", _program),
@@ -90,12 +84,8 @@ def parse_facts(document: Any) -> Facts:
         loop=_fact(kvm, "loop", _timing),
         cpuid_exit=_fact(kvm, "cpuid_exit", _timing),
         nested_run=_fact(kvm, "nested_run", _nested_run),
-        capabilities=_fact(
-            kvm, "capabilities", lambda value: {_text(name): _number(size) for name, size in value.items()}
-        ),
-        supported_cpuid=_fact(
-            kvm, "supported_cpuid", lambda value: {_text(leaf): _registers(words) for leaf, words in value.items()}
-        ),
+        capabilities=_fact(kvm, "capabilities", _numbers_by_name),
+        supported_cpuid=_fact(kvm, "supported_cpuid", _registers_by_leaf),
         vmx_msrs=_fact(kvm, "vmx_msrs", _msrs),
         safety=_safety(host),
     )
@@ -110,9 +100,7 @@ def _safety(host: Any) -> SafetyFacts:
         ),
         live_patches=_fact(host, "live_patches", _texts),
         fixed_cves=_fact(host, "fixed_cves", _changelog),
-        cpu_vulnerabilities=_fact(
-            host, "cpu_vulnerabilities", lambda value: {_text(name): _text(said) for name, said in value.items()}
-        ),
+        cpu_vulnerabilities=_fact(host, "cpu_vulnerabilities", _texts_by_name),
         smt_active=_fact(host, "smt_active", _claim),
         smt_control=_fact(host, "smt_control", _text),
         ksm_run=_fact(host, "ksm_run", _number),
@@ -182,6 +170,18 @@ def _texts_by_name(value: Any) -> dict[str, str]:
     return {_text(name): _text(text) for name, text in value.items()}
 
 
+def _lists_by_name(value: Any) -> dict[str, tuple[str, ...]]:
+    return {_text(name): _texts(texts) for name, texts in value.items()}
+
+
+def _numbers_by_name(value: Any) -> dict[str, int]:
+    return {_text(name): _number(number) for name, number in value.items()}
+
+
+def _container(value: Any) -> Container:
+    return Container(name=_text(value["name"]), evidence=_text(value["evidence"]))
+
+
 def _register(value: Any) -> int:
     """Read a register of at most 64 bits; JSON's numbers may lose bits, so they come in hexadecimal."""
     number = int(_text(value), 16)
@@ -193,6 +193,10 @@ def _register(value: Any) -> int:
 def _registers(value: Any) -> Registers:
     eax, ebx, ecx, edx = (_register(word) for word in value)
     return eax, ebx, ecx, edx
+
+
+def _registers_by_leaf(value: Any) -> dict[str, Registers]:
+    return {_text(leaf): _registers(words) for leaf, words in value.items()}
 
 
 def _msrs(value: Any) -> dict[int, Fact[int]]:
