@@ -6,6 +6,7 @@ Intel: the capability registers a guest would read (SDM volume 3, appendix A), a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nestctl.check.findings import Finding, Status
@@ -50,11 +51,15 @@ class IntelFeature(Feature):
             return None
         read = {number: fact.value for number, fact in facts.vmx_msrs.value.items() if isinstance(fact, Known)}
         bits = [(number, bit) for number, bit in self.where if number in read]
-        if not bits:
-            return None
+        if not bits or (bits[0][0] == EPT_VPID_CAP and not _has_ept(read)):
+            return None  # where there is no EPT, its own finding says so, and its sizes mean nothing
         is_there = any(read[number] >> bit & 1 for number, bit in bits)
         shown = ", ".join(f"MSR {number:#x} = {read[number]:#x}, bit {bit}" for number, bit in bits)
         return _judge(self, facts, is_there, shown)
+
+
+def _has_ept(read: Mapping[int, int]) -> bool:
+    return bool(read.get(PROCBASED2, 0) >> ALLOWED + 1 & 1)
 
 
 class AmdFeature(Feature):
