@@ -114,7 +114,7 @@ def _look_up(destination: Destination) -> Mapping[str, Any]:
     except (paramiko.SSHException, ValueError, ImportError) as error:
         raise UsageError(
             f"The SSH configuration for '{destination.host}' cannot be read: {error}.",
-            hint="'Match exec' and other keywords beyond Host, Match and Include are not understood here.",
+            hint=f"See what OpenSSH makes of it: ssh -G {destination.host}",
         ) from error
 
 

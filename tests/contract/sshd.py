@@ -22,6 +22,7 @@ PRIVILEGE_SEPARATION = Path("/run/sshd")
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
+    directory: Path
     port: int
     keys: LabKeys
 
@@ -79,7 +80,7 @@ def start_sshd(directory: Path, *, addresses: Sequence[str] = ("127.0.0.1",), se
     try:
         for address in addresses:
             _wait_for_port(address, port)
-        yield Server(port=port, keys=keys)
+        yield Server(directory=directory, port=port, keys=keys)
     finally:
         process.terminate()
         process.wait()
