@@ -65,6 +65,8 @@ def run_ansible(
                 "ANSIBLE_SSH_CONTROL_PATH_DIR": f"{directory}/cp",
                 "ANSIBLE_NOCOLOR": "1",
                 "ANSIBLE_RETRY_FILES_ENABLED": "0",
+                # One process a task there, and no file is put there first.
+                "ANSIBLE_PIPELINING": "1",
                 "ANSIBLE_DEPRECATION_WARNINGS": "0",
                 "ANSIBLE_LOCALHOST_WARNING": "0",
                 "ANSIBLE_INVENTORY_UNPARSED_WARNING": "0",

@@ -17,6 +17,7 @@ from nestctl.cli.clients import bundle, inventory, ssh_config
 from nestctl.cli.expire import expire, extend
 from nestctl.cli.image import app as image_app
 from nestctl.cli.lab import audit, down, init, list_labs, plan, render, schema, ssh, status, up
+from nestctl.cli.nested import app as nested_app
 from nestctl.cli.quickstart import quickstart
 from nestctl.cli.reach import console, cp, exec_, logs
 from nestctl.cli.run import reset, run
@@ -145,6 +146,7 @@ def _send_events(path: Path) -> None:
 _LAB, _MACHINE = "Labs", "This machine"
 app.command(rich_help_panel="The whole job")(quickstart)
 app.command(rich_help_panel=_MACHINE)(check)
+app.add_typer(nested_app, name="nested", rich_help_panel=_MACHINE)
 app.add_typer(image_app, name="image", rich_help_panel=_MACHINE)
 app.command(rich_help_panel=_LAB)(init)
 app.command(rich_help_panel=_LAB)(schema)

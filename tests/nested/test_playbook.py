@@ -1,79 +1,145 @@
-"""The playbook that sets the parameter 'nested', run by Ansible against a real hypervisor: the lab's L1."""
+"""Switching the parameter 'nested' for real: by the playbook alone and by the command, on hypervisors of labs."""
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import testinfra
 from testinfra.host import Host
 
+from nestctl.image.store import Image
 from nestctl.paths import resource
-from tests.nested.harness import Completed, Lab, run
+from tests.nested.harness import NESTCTL, Completed, Lab, run
 
 DROP_IN = "/etc/modprobe.d/nestctl.conf"
+OTHER = "/etc/modprobe.d/zz-other.conf"
+
+# A machine on which the module can only be loaded with nesting off.
+LOADS_ONLY_OFF = (
+    'install kvm_amd case "$CMDLINE_OPTS" in *nested=1*) exit 1;; esac; modprobe --ignore-install kvm_amd $CMDLINE_OPTS'
+)
+
+
+@pytest.fixture(scope="module")
+def spare(image: Image) -> Iterator[Lab]:
+    """A lab of one hypervisor that runs no guest: its module may be loaded again."""
+    assert image.disk.exists()
+    with TemporaryDirectory(prefix="n-", dir="/tmp") as directory:
+        lab = Lab(directory=Path(directory), name="spare")
+        lab.write("name: spare\nguests:\n  bare:\n    cpus: 2\n    memory_mib: 1024\n    nesting: true\n")
+        try:
+            lab.nestctl("up", timeout_s=1800).expect(0)
+            yield lab
+        finally:
+            lab.nestctl("down", timeout_s=600).expect(0)
+            lab.expect_nothing_left()
 
 
 @pytest.fixture
-def l1(lab: Lab) -> Iterator[Host]:
-    host = testinfra.get_host("ssh://l1", ssh_config=str(lab.ssh_config))
+def bare(spare: Lab) -> Iterator[Host]:
+    host = testinfra.get_host("ssh://bare", ssh_config=str(spare.ssh_config))
     yield host
-    host.run_test(f"rm -f {DROP_IN} /etc/modprobe.d/zz-other.conf")
+    host.run_test(f"rm -f {OTHER}")
 
 
-@pytest.fixture
-def module(l1: Host) -> str:
-    return "kvm_intel" if l1.file("/sys/module/kvm_intel").exists else "kvm_amd"
-
-
-def play(lab: Lab, *arguments: str) -> Completed:
+def play(lab: Lab, guest: str, *arguments: str) -> Completed:
     return run(
         str(Path(sys.executable).with_name("ansible-playbook")),
-        "--inventory=l1,",
+        f"--inventory={guest},",
         f"--ssh-common-args=-F {lab.ssh_config}",
         *arguments,
         str(resource("playbooks", "nested.yml")),
         timeout_s=600,
         # Ansible's own files go nowhere near the account's home, and ssh's sockets need a short path.
-        environment={"HOME": str(lab.directory), "ANSIBLE_NOCOLOR": "1", "LC_ALL": "C.UTF-8"},
+        environment={
+            "HOME": str(lab.directory),
+            "ANSIBLE_NOCOLOR": "1",
+            "ANSIBLE_PIPELINING": "1",
+            "LC_ALL": "C.UTF-8",
+        },
     )
 
 
 def changes(completed: Completed) -> int:
-    found = re.search(r"^l1 .*changed=(\d+)", completed.stdout, re.MULTILINE)
+    found = re.search(r"^\S+ +: .*changed=(\d+)", completed.stdout, re.MULTILINE)
     assert found, completed.stdout
     return int(found[1])
 
 
-def test_it_is_written_once_and_check_mode_only_looks(lab: Lab, l1: Host, module: str) -> None:
-    assert changes(play(lab, "--check").expect(0)) == 1
-    assert not l1.file(DROP_IN).exists
+def in_effect(host: Host) -> str:
+    return str(host.check_output("cat /sys/module/kvm_amd/parameters/nested"))
 
-    first = play(lab).expect(0)
-    assert changes(first) == 1
-    assert f"nested=1 is in effect in {module}" in first.stdout
-    written = l1.file(DROP_IN)
-    assert written.content_string.splitlines()[-1] == f"options {module} nested=1"
+
+def test_it_is_switched_off_at_once_and_for_good(spare: Lab, bare: Host) -> None:
+    assert changes(play(spare, "bare", "--check", "--diff", "-e", "nested=false").expect(0)) == 1
+    assert not bare.file(DROP_IN).exists
+
+    done = spare.nestctl("nested", "off", "--persist", "--now", "spare/bare").expect(0)
+    assert f"{DROP_IN}: written: options kvm_amd nested=0" in done.stdout
+    assert "kvm_amd: loaded again with nested=0" in done.stdout
+    assert "the check says of nesting: KVM offers neither VMX nor SVM" in done.stdout
+    assert in_effect(bare) == "0"
+    written = bare.file(DROP_IN)
+    assert written.content_string.splitlines()[-1] == "options kvm_amd nested=0"
     assert (written.user, written.group, written.mode) == ("root", "root", 0o644)
 
-    assert changes(play(lab).expect(0)) == 0
+    # The playbook alone finds the same, and a second run changes nothing.
+    again = play(spare, "bare", "-e", "nested=false", "-e", "reload=true").expect(0)
+    assert changes(again) == 0
+    assert "nested=0 is in effect in kvm_amd" in again.stdout
+    status = spare.nestctl("nested", "status", "--json", "spare/bare").expect(1).json
+    assert status["is_on"] is False
+    assert status["module"]["files"] == [{"file": DROP_IN, "value": "0"}]
 
 
-def test_a_module_in_use_is_never_unloaded(lab: Lab, l1: Host, module: str) -> None:
-    """L2 runs: the module stays as it is, also where a reload is asked for, and the play says what is left to do."""
-    completed = play(lab, "-e", "nested=false", "-e", "reload=true").expect(0)
-    assert changes(completed) == 1
-    assert f"{module} runs with nested=" in completed.stdout
-    assert "is in use" in completed.stdout
-    assert l1.file(DROP_IN).content_string.splitlines()[-1] == f"options {module} nested=0"
-    assert l1.file(f"/sys/module/{module}/parameters/nested").content_string.strip() in {"1", "Y"}
-    assert l1.check_output("virsh -c qemu:///system domstate demo-l2") == "running"
+def test_a_load_that_fails_is_undone(spare: Lab, bare: Host) -> None:
+    """It follows the one above: nesting is off, and a file says so."""
+    bare.run_test(f"echo '{LOADS_ONLY_OFF}' > {OTHER}")
+    failed = spare.nestctl("nested", "on", "--persist", "--now", "spare/bare").expect(4)
+    assert "Load the module again" in failed.stderr
+    assert "Everything is as it was" in failed.stderr
+    assert in_effect(bare) == "0"
+    assert bare.file(DROP_IN).content_string.splitlines()[-1] == "options kvm_amd nested=0"
 
 
-def test_a_file_that_is_read_later_is_named_as_the_obstacle(lab: Lab, l1: Host, module: str) -> None:
-    l1.run_test(f"echo 'options {module} nested=1' > /etc/modprobe.d/zz-other.conf")
-    refused = play(lab, "-e", "nested=false").expect(2)
-    assert "a file that is read after it says nested=1" in refused.stdout + refused.stderr
+def test_a_file_that_is_read_later_is_named_as_the_obstacle(spare: Lab, bare: Host) -> None:
+    bare.run_test(f"echo 'options kvm-amd nested=0' > {OTHER}; rm -f {DROP_IN}")
+    failed = spare.nestctl("nested", "on", "spare/bare").expect(4)
+    assert f"A file that is read after {DROP_IN} says nested=0" in failed.stderr
+    assert not bare.file(DROP_IN).exists
+
+
+def test_it_is_switched_on_again_through_an_address(spare: Lab, bare: Host) -> None:
+    """As a user does who has no lab: by the user's own configuration and known hosts."""
+    home = spare.directory / "home"
+    (home / ".ssh").mkdir(parents=True)
+    port = spare.nestctl("status", "--json").expect(0).json["guests"][0]["ssh_port"]
+    host_key = (spare.kept / "known_hosts").read_text().split(" ", 1)[1]
+    (home / ".ssh/known_hosts").write_text(f"[127.0.0.1]:{port} {host_key}")
+    (home / ".ssh/config").write_text(f"IdentityFile {spare.kept / 'client_key'}\n")
+    words = (NESTCTL, "nested", "on", "--now", f"ssh://root@127.0.0.1:{port}")
+    done = run(*words, timeout_s=900, environment={"HOME": str(home), "NESTCTL_STATE": os.devnull}).expect(0)
+    assert "kvm_amd: loaded again with nested=1" in done.stdout
+    assert "the check says of nesting: KVM offers SVM to guests" in done.stdout
+    assert in_effect(bare) == "1"
+    # '--now' without '--persist' writes no file.
+    assert not bare.file(DROP_IN).exists
+
+
+def test_a_module_in_use_is_never_unloaded(lab: Lab) -> None:
+    """L2 runs: the command and the playbook refuse, and name it."""
+    refused = lab.nestctl("nested", "off", "--now", "demo/l1").expect(1)
+    assert re.search(r"'kvm_amd' is used by 'demo-l2' \(process \d+\)", refused.stdout)
+    stopped = play(lab, "l1", "-e", "nested=false", "-e", "reload=true").expect(2)
+    assert "kvm_amd is in use by demo-l2" in stopped.stdout + stopped.stderr
+    assert changes(stopped) == 0
+    l1 = testinfra.get_host("ssh://l1", ssh_config=str(lab.ssh_config))
+    assert not l1.file(DROP_IN).exists
+    assert in_effect(l1) == "1"
+    assert "demo-l2" in lab.nestctl("nested", "status", "demo/l1").expect(0).stdout
