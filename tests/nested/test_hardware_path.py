@@ -81,13 +81,14 @@ def _collect_wheels(wheels: Path) -> None:
     """Wheels of nestctl and of what it needs at run time, as pinned, for the guest's Python; pip itself among them."""
     pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
     run(*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(wheels), str(_ROOT)).expect(0)
-    # libvirt-python is the distribution's there; matplotlib and the build tools are not needed to run guests.
+    # libvirt-python is the distribution's there; Ansible, matplotlib and the build tools are not needed to run guests.
     needed = _runtime_requirements(_ROOT / "requirements.lock")
     run(*pip, "download", "--no-deps", "--only-binary", ":all:", "-d", str(wheels), "pip", *needed).expect(0)
 
 
 def _runtime_requirements(lock: Path) -> list[str]:
-    left_out = ("libvirt-python", "matplotlib", "numpy", "pillow", "contourpy", "fonttools", "kiwisolver", "hatchling")
+    matplotlib = ("matplotlib", "numpy", "pillow", "contourpy", "fonttools", "kiwisolver")
+    left_out = ("libvirt-python", "ansible-core", "resolvelib", "hatchling", *matplotlib)
     lines = [line.split(";")[0].rstrip(" \\") for line in lock.read_text().splitlines() if line[:1].isalpha()]
     return [line for line in lines if not line.startswith(left_out) and not line.startswith("colorama")]
 
