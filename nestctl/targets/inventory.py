@@ -31,11 +31,18 @@ def read_inventory(inventory: str, *, limit: str = "") -> tuple[Target, ...]:
     """Read the hosts of an inventory, in its order. Raises `UsageError` when it is wrong or names no host."""
     document = list_inventory(inventory, limit=limit)
     variables = document.get("_meta", {}).get("hostvars", {})
-    targets = tuple(parse_host(name, variables.get(name, {})) for name in _list_hosts(document, "all"))
+    targets = tuple(_make_target(name, variables.get(name, {})) for name in _list_hosts(document, "all"))
     if not targets:
         like = f" like '{limit}'" if limit else ""
         raise UsageError(f"The inventory '{inventory}' has no host{like}.")
     return targets
+
+
+def _make_target(name: str, variables: Mapping[str, Any]) -> Target:
+    try:
+        return parse_host(name, variables)
+    except UsageError as error:
+        return Target(name=name, problem=error.message)
 
 
 def _list_hosts(document: Mapping[str, Any], group: str) -> Iterator[str]:

@@ -12,7 +12,7 @@ from nestctl.adapters.shell import Shell
 from nestctl.adapters.ssh_options import Destination
 from nestctl.adapters.user_ssh import open_user_ssh
 from nestctl.deadline import Deadline
-from nestctl.errors import UsageError
+from nestctl.errors import UnreachableError, UsageError
 from nestctl.lab.nodes import find_node
 
 THIS_MACHINE = "localhost"
@@ -22,10 +22,14 @@ _HINT = "Write 'ssh://USER@HOST:PORT' for a machine, 'LAB/GUEST' for a guest of 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """A machine by the name the user gave it; without a destination it is this one."""
+    """A machine by the name the user gave it; without a destination it is this one.
+
+    `problem` says why it cannot be reached at all: that is nothing to the others of its inventory.
+    """
 
     name: str
     destination: Destination | None = None
+    problem: str = ""
 
 
 def parse_target(text: str) -> Target:
@@ -63,6 +67,8 @@ def _parse_uri(text: str) -> Destination:
 @contextmanager
 def open_target(target: Target, deadline: Deadline) -> Iterator[Shell]:
     """Open a shell on a target. Raises as `open_user_ssh` does."""
+    if target.problem:
+        raise UnreachableError(target.problem)
     if target.destination is None:
         yield LocalShell()
         return

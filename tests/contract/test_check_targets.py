@@ -156,7 +156,7 @@ def slow(tmp_path: Path, server: Server) -> Iterator[str]:
 
 
 def test_a_machine_that_takes_too_long_does_not_hold_up_the_others(server: Server, slow: str) -> None:
-    completed = nestctl("check", "--passive", "--json", "--timeout", "5", slow, uri(server, 0))
+    completed = nestctl("check", "--passive", "--json", "--timeout", "10", slow, uri(server, 0))
     late, other = json.loads(completed.stdout)["targets"]
     assert "did not end in time" in late["error"]["message"]
     assert other["report"]

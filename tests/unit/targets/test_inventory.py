@@ -9,8 +9,10 @@ import pytest
 
 from nestctl.adapters.ansible import list_inventory
 from nestctl.adapters.ssh_options import Destination
-from nestctl.errors import PrerequisiteError, UsageError
+from nestctl.deadline import Deadline
+from nestctl.errors import PrerequisiteError, UnreachableError, UsageError
 from nestctl.targets.inventory import parse_host, read_inventory
+from nestctl.targets.target import open_target
 
 INI = """
 lone
@@ -116,3 +118,12 @@ def test_options_of_ssh_mean_the_same_here() -> None:
 def test_what_cannot_be_followed_is_said(variables: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence):
         parse_host("box", variables)
+
+
+def test_a_host_that_cannot_be_followed_is_nothing_to_the_others(tmp_path: Path) -> None:
+    (tmp_path / "hosts").write_text("windows ansible_connection=winrm\nlinux\n")
+    windows, linux = read_inventory(str(tmp_path / "hosts"))
+    assert "is reached by 'winrm'" in windows.problem
+    assert linux.destination == Destination(host="linux")
+    with pytest.raises(UnreachableError, match="is reached by 'winrm'"), open_target(windows, Deadline.after(1, "It")):
+        pytest.fail("reached by winrm")
