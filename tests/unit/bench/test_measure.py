@@ -94,6 +94,14 @@ def test_a_stall_while_calibrating_does_not_make_samples_short(monkeypatch: pyte
     assert sample["operations"] == 10_000
 
 
+def test_samples_that_came_out_short_are_taken_again_with_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both runs of the first count stall, so one operation seems to fill the time."""
+    clock = Clock(10, stalls={0: 10**9, 1: 10**9})
+    monkeypatch.setattr(sampling, "clock_ns", lambda: clock.now_ns)
+    samples = sampling.take_samples(clock.run, samples=2, target_ns=100_000, first_count=1)
+    assert [sample["operations"] for sample in samples] == [10_000, 10_000]
+
+
 def test_a_sample_never_has_more_operations_than_there_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(10)
     monkeypatch.setattr(sampling, "clock_ns", lambda: clock.now_ns)
