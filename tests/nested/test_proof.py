@@ -128,6 +128,7 @@ def test_vmx_with_and_without_nested_paging_and_switched_off(image: Image, tmp_p
     answers = read_answers(bochs.boot(cd, tmp_path, until=r"^<end 0>", timeout_s=900))
     assert list(answers) == ["on", "shadow", "off", "end"]
     assert answers["on"]["cpuid"]["value"]["vendor"] == "GenuineIntel"
+    assert assess(parse_facts(answers["on"])).is_emulated
     _expect_proof(answers["on"], exit_code=vmx.EXIT_CPUID, exits=1000)
     _expect_proof(answers["shadow"], exit_code=vmx.EXIT_CPUID, is_paging_nested=False, exits=1000)
     _expect_no_offer(answers["off"])
