@@ -5,19 +5,22 @@ What is inside a guest is on the guest's disk. libvirt's own log files stay, as 
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nestctl.adapters.embedded import embedded_root
-from nestctl.adapters.libvirt import Hypervisor, choose_uri
+from nestctl.adapters.embedded import URI_PREFIX, embedded_root, parse_embedded_root
+from nestctl.adapters.libvirt import SESSION_URI, SYSTEM_URI, Hypervisor, choose_uri
 from nestctl.lab.host import has_domains, open_connection
 from nestctl.lab.render import parse_mark, parse_network_owner
 from nestctl.paths import state_directory
 
+log = logging.getLogger(__name__)
+
 # Where libvirt keeps what belongs to a domain by its name: its firmware's variables, saved memory.
-_LIBVIRT_DIRECTORIES = (Path("/var/lib/libvirt/qemu"), Path("~/.config/libvirt/qemu").expanduser())
+_SYSTEM_DIRECTORY, _SESSION_DIRECTORY = Path("/var/lib/libvirt/qemu"), Path("~/.config/libvirt/qemu")
 _KEPT_BY_NAME = ("nvram", "save")
 
 _KINDS = {"keys.json": "key", "client_key": "key", ".qcow2": "disk", ".seed.tar": "seed"}
@@ -51,7 +54,10 @@ def find_traces(lab: str | None, hypervisor: Hypervisor | None) -> Iterator[Trac
         if (owner := parse_network_owner(network.xml)) and lab in (None, owner):
             yield Trace(lab=owner, kind="network", name=network.name)
     yield from _find_files(lab)
-    yield from _find_kept_by_name(lab, {it.name for it in domains})
+    if lab is not None:
+        # Without a lab to ask for, files that are named after a domain that is gone cannot be told from others'.
+        root = _libvirt_directory(hypervisor.uri if hypervisor else "")
+        yield from find_kept_by_name(lab, {it.name for it in domains}, root)
     yield from find_processes(lab, state_directory() / "labs")
 
 
@@ -66,15 +72,29 @@ def _find_files(lab: str | None) -> Iterator[Trace]:
             yield Trace(lab=directory.name, kind=kind, name=str(path))
 
 
-def _find_kept_by_name(lab: str | None, others: Iterable[str]) -> Iterator[Trace]:
-    """Yield files named after a domain that is gone; without a lab to ask for they cannot be told from others'."""
-    if lab is None:
-        return
-    for root in (*_LIBVIRT_DIRECTORIES, embedded_root() / "lib/qemu"):
-        for kind in _KEPT_BY_NAME:
-            for path in sorted((root / kind).glob(f"{lab}-*")) if (root / kind).is_dir() else ():
-                if not any(path.name.startswith((f"{name}_", f"{name}.")) for name in others):
-                    yield Trace(lab=lab, kind=kind, name=str(path))
+def _libvirt_directory(uri: str) -> Path:
+    """Say where the libvirt of a connection keeps things; what the others keep there is no lab's of ours."""
+    if uri == SYSTEM_URI:
+        return _SYSTEM_DIRECTORY
+    if uri == SESSION_URI:
+        return _SESSION_DIRECTORY.expanduser()
+    return (parse_embedded_root(uri) if uri.startswith(URI_PREFIX) else embedded_root()) / "lib/qemu"
+
+
+def find_kept_by_name(lab: str, others: Iterable[str], root: Path) -> Iterator[Trace]:
+    """Yield what libvirt keeps below `root` for domains of a lab that are gone.
+
+    A user of the system's libvirt may not look there: libvirt removed it with the domain, and that has to do.
+    """
+    for kind in _KEPT_BY_NAME:
+        try:
+            paths = sorted((root / kind).glob(f"{lab}-*")) if (root / kind).is_dir() else []
+        except PermissionError:
+            log.info("%s cannot be looked into", root / kind)
+            continue
+        for path in paths:
+            if not any(path.name.startswith((f"{name}_", f"{name}.")) for name in others):
+                yield Trace(lab=lab, kind=kind, name=str(path))
 
 
 def find_processes(lab: str | None, labs: Path, proc: Path = Path("/proc")) -> Iterator[Trace]:

@@ -82,7 +82,11 @@ def _run_fails_where_bob_is_not(lab: Lab) -> None:
     assert cases == {"ann": True, "ann-vm": True, "bob": False}
     events = [json.loads(line) for line in (lab.directory / "events").read_text().splitlines()]
     done = [(it["text"].split()[0], it["node"], it["level"]) for it in events if it["event"] == "done" and it["node"]]
-    assert done == [("Booting", "ann", 1), ("Booting", "ann-vm", 2), ("Booting", "bob", 1), ("Removing", "bob", 1)]
+    # Students boot at once, and whose machine is there first is not said; what is inside one comes after it.
+    booted, (last,) = done[:-1], done[-1:]
+    assert sorted(booted) == [("Booting", "ann", 1), ("Booting", "ann-vm", 2), ("Booting", "bob", 1)]
+    assert booted.index(("Booting", "ann", 1)) < booted.index(("Booting", "ann-vm", 2))
+    assert last == ("Removing", "bob", 1)
     # What passed is gone, with its files; what failed is there to be looked at.
     assert [line.split("guest=class-")[1].split(",")[0] for line in lab.processes()] == ["ann"]
     assert list(lab.kept.glob("bob.*")) == []
