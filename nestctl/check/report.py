@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from nestctl.check.findings import Assessment, Question, Status, Verdict
+from nestctl.check.findings import Answer, Assessment, Question, Status, Verdict
 from nestctl.model.facts import Accelerator
 
 SUMMARY_INDENT = 20  # columns before the text of a line of the summary
@@ -74,7 +74,7 @@ def render_summary(assessment: Assessment) -> str:
     lines = [
         f"verdict             {assessment.verdict.upper()}: {_headline(assessment)}",
         *(
-            f"{TITLES[question]:18}  {answer.verdict}: {answer.reason}"
+            f"{TITLES[question]:18}  {render_verdict(question, answer, ': ')}{answer.reason}"
             for question, answer in assessment.answers.items()
         ),
         f"labs here           {render_choice(assessment)}",
@@ -84,6 +84,11 @@ def render_summary(assessment: Assessment) -> str:
             "this machine        is itself EMULATED: what counts as its hardware is software, and so are its figures"
         )
     return "\n".join(lines)
+
+
+def render_verdict(question: Question, answer: Answer, end: str) -> str:
+    """Say yes, no or unknown, with `end` behind it; a place that is known is no yes."""
+    return "" if question is Question.WHERE and answer.verdict is Verdict.YES else f"{answer.verdict}{end}"
 
 
 def _headline(assessment: Assessment) -> str:

@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Iterator
 
 from nestctl.check.findings import Assessment, Finding, Status
-from nestctl.check.report import TITLES
+from nestctl.check.report import TITLES, render_verdict
 
 WIDE = 110  # columns from which on evidence has room beside what it is evidence of
 INDENT = 4
@@ -28,7 +28,8 @@ def render_findings(assessment: Assessment, *, width: int, is_coloured: bool = F
     blocks = []
     for question, answer in assessment.answers.items():
         if findings := assessment.findings_of(question):
-            head = f"{_paint(TITLES[question], BOLD, is_coloured)}: {answer.verdict}"
+            verdict = render_verdict(question, answer, "")
+            head = _paint(TITLES[question], BOLD, is_coloured) + (f": {verdict}" if verdict else "")
             blocks.append("\n".join([head, *_lines(findings, _widths(assessment, width), is_coloured)]))
     return "\n\n".join(blocks)
 
