@@ -17,6 +17,8 @@ import pytest
 from tests.contract.sshd import Server, free_port, start_sshd
 from tests.unit.cli.run import nestctl
 
+pytestmark = pytest.mark.slow
+
 ADDRESSES = [f"127.7.0.{number}" for number in range(1, 13)]
 
 

@@ -18,6 +18,8 @@ from tests.builders import lab_of_depth
 from tests.needs import need_program
 from tests.unit.cli.run import nestctl
 
+pytestmark = pytest.mark.slow
+
 # In a process of its own, as libvirt keeps the embedded driver for a process's life.
 DEFINE = """
 import sys

@@ -14,6 +14,8 @@ import pytest
 from nestctl.lab.store import keep_lab
 from tests.builders import lab_of_depth
 
+pytestmark = pytest.mark.slow
+
 TESTS = """
 import pytest
 

@@ -20,6 +20,8 @@ from tests.builders import lab_of_depth
 from tests.nested.harness import wait_until
 from tests.unit.cli.run import nestctl
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def lab(reachable: Path) -> Path:
