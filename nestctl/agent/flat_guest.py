@@ -12,10 +12,9 @@ import fcntl
 import mmap
 import os
 import platform
-import signal
 import struct
 from contextlib import ExitStack, contextmanager
-from typing import Any, Iterator
+from typing import Iterator
 
 from .fact import NotFoundOut
 from .kvm import (
@@ -25,7 +24,6 @@ from .kvm import (
     KVM_CREATE_VM,
     KVM_GET_SREGS,
     KVM_GET_VCPU_MMAP_SIZE,
-    KVM_RUN,
     KVM_SET_CPUID2,
     KVM_SET_REGS,
     KVM_SET_SREGS,
@@ -36,10 +34,10 @@ from .kvm import (
     RFLAGS,
     RFLAGS_RESERVED,
     RIP,
-    RUN_EXIT_REASON,
     RUN_IMMEDIATE_EXIT,
     SEGMENT_REGISTERS_SIZE,
     TSS_ADDRESS,
+    Vcpu,
     read_supported_cpuid,
 )
 from .kvm_stats import Stats
@@ -89,16 +87,14 @@ RUN_AGAIN = bytes.fromhex(
 )
 
 
-class FlatGuest:
+class FlatGuest(Vcpu):
     """One vCPU with flat memory. Everything is given back by `open_flat_guest`."""
 
     def __init__(self, vcpu: int, low: mmap.mmap, run_area: mmap.mmap, stats: Stats | None, *, no_stats: str) -> None:
-        self.vcpu = vcpu
+        super().__init__(vcpu, run_area)
         self.no_stats = no_stats
         self.low = low
-        self._run_area = run_area
         self._stats = stats
-        self._is_running = False
         self._run_again = Routine(RUN_AGAIN, 4)
 
     def load(self, code: bytes, **registers: int) -> None:
@@ -113,11 +109,7 @@ class FlatGuest:
 
     def run(self) -> None:
         """Run what was loaded until it writes to `END_PORT`. Raises `NotFoundOut` when it stops in another way."""
-        self._is_running = True
-        try:
-            fcntl.ioctl(self.vcpu, KVM_RUN, 0)
-        finally:
-            self._is_running = False
+        self.resume()
         reason, port = self._stopped()
         if (reason, port) != (KVM_EXIT_IO, END_PORT):
             raise NotFoundOut(f"The micro-guest stopped with KVM exit reason {reason} where it should have ended.")
@@ -135,30 +127,8 @@ class FlatGuest:
         return self._stats.read() if self._stats else {}
 
     def _stopped(self) -> tuple[int, int]:
-        (reason,) = struct.unpack_from("=I", self._run_area, RUN_EXIT_REASON)
         _, _, port = RUN_IO.unpack_from(self._run_area, RUN_IO_AT)
-        return reason, port
-
-    @contextmanager
-    def deadline(self, timeout_s: float) -> Iterator[None]:
-        """End a run with `TimeoutError` when the time is over. Only the main thread may use it: it takes SIGALRM."""
-
-        def interrupt(_number: int, _frame: Any) -> None:
-            # KVM_RUN that is only about to begin sees this byte; one that has begun was woken by the signal.
-            self._run_area[RUN_IMMEDIATE_EXIT] = 1
-            if self._is_running:
-                self._is_running = False
-                raise TimeoutError(errno.ETIMEDOUT, f"the micro-guest did not end within {timeout_s:g} s")
-
-        previous = signal.signal(signal.SIGALRM, interrupt)
-        # It repeats: a first signal may come in the moment between Python's last look and KVM_RUN.
-        signal.setitimer(signal.ITIMER_REAL, timeout_s, 0.02)
-        try:
-            yield
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, previous)
-            self._run_area[RUN_IMMEDIATE_EXIT] = 0
+        return self.exit_reason, port
 
 
 @contextmanager

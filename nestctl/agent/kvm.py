@@ -148,36 +148,23 @@ def read_supported_cpuid(device: int) -> SupportedCpuid:
     return SupportedCpuid(raw, tuple(CPUID_ENTRY.iter_unpack(raw[CPUID_HEADER.size :])))
 
 
-class MicroGuest:
-    """One vCPU and its memory, from address 0 on. Everything is given back by `open_micro_guest`."""
+class Vcpu:
+    """A vCPU with its struct kvm_run, and a way to end what it runs."""
 
-    def __init__(self, vcpu: int, memory: mmap.mmap, run_area: mmap.mmap) -> None:
+    def __init__(self, vcpu: int, run_area: mmap.mmap) -> None:
         self.vcpu = vcpu
-        self.memory = memory
         self._run_area = run_area
         self._is_running = False
         self._overdue = ""
 
-    def run(self, code: bytes, turns: int) -> Sample:
-        """Run `code` with `turns` in ECX and ESI until it halts, and time it.
+    @property
+    def exit_reason(self) -> int:
+        """Why the guest left last: kvm_run.exit_reason."""
+        reason: int = struct.unpack_from("=I", self._run_area, RUN_EXIT_REASON)[0]
+        return reason
 
-        Raises `TimeoutError` when the alarm of `deadline` ends it, `NotFoundOut` when it stops in another way.
-        """
-        self.memory[CODE_ADDRESS : CODE_ADDRESS + len(code)] = code
-        elapsed_ns = self.enter({RCX: turns, RSI: turns, RIP: CODE_ADDRESS})
-        if self.exit_reason != KVM_EXIT_HLT:
-            raise NotFoundOut(
-                f"The micro-guest stopped with KVM exit reason {self.exit_reason} where it should have halted."
-            )
-        return Sample(turns, elapsed_ns)
-
-    def enter(self, registers: Mapping[int, int]) -> int:
-        """Run from these registers (by their place in struct kvm_regs) until the guest leaves to here; return ns."""
-        values = [0] * 18
-        values[RFLAGS] = RFLAGS_RESERVED
-        for place, value in registers.items():
-            values[place] = value
-        fcntl.ioctl(self.vcpu, KVM_SET_REGS, REGISTERS.pack(*values))
+    def resume(self) -> int:
+        """Run from the registers it has until the guest leaves to here; return ns. Raises `TimeoutError`."""
         self._is_running = True
         try:
             begun_ns = time.perf_counter_ns()
@@ -187,15 +174,6 @@ class MicroGuest:
             raise TimeoutError(errno.ETIMEDOUT, self._overdue) from error
         finally:
             self._is_running = False
-
-    @property
-    def exit_reason(self) -> int:
-        """Why the guest left last: kvm_run.exit_reason."""
-        reason: int = struct.unpack_from("=I", self._run_area, RUN_EXIT_REASON)[0]
-        return reason
-
-    def read_registers(self) -> Sequence[int]:
-        return REGISTERS.unpack(fcntl.ioctl(self.vcpu, KVM_GET_REGS, bytes(REGISTERS.size)))
 
     @contextmanager
     def deadline(self, timeout_s: float) -> Iterator[None]:
@@ -218,6 +196,39 @@ class MicroGuest:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, previous)
             self._run_area[RUN_IMMEDIATE_EXIT] = 0
+
+
+class MicroGuest(Vcpu):
+    """One vCPU and its memory, from address 0 on. Everything is given back by `open_micro_guest`."""
+
+    def __init__(self, vcpu: int, memory: mmap.mmap, run_area: mmap.mmap) -> None:
+        super().__init__(vcpu, run_area)
+        self.memory = memory
+
+    def run(self, code: bytes, turns: int) -> Sample:
+        """Run `code` with `turns` in ECX and ESI until it halts, and time it.
+
+        Raises `TimeoutError` when the alarm of `deadline` ends it, `NotFoundOut` when it stops in another way.
+        """
+        self.memory[CODE_ADDRESS : CODE_ADDRESS + len(code)] = code
+        elapsed_ns = self.enter({RCX: turns, RSI: turns, RIP: CODE_ADDRESS})
+        if self.exit_reason != KVM_EXIT_HLT:
+            raise NotFoundOut(
+                f"The micro-guest stopped with KVM exit reason {self.exit_reason} where it should have halted."
+            )
+        return Sample(turns, elapsed_ns)
+
+    def enter(self, registers: Mapping[int, int]) -> int:
+        """Run from these registers (by their place in struct kvm_regs) until the guest leaves to here; return ns."""
+        values = [0] * 18
+        values[RFLAGS] = RFLAGS_RESERVED
+        for place, value in registers.items():
+            values[place] = value
+        fcntl.ioctl(self.vcpu, KVM_SET_REGS, REGISTERS.pack(*values))
+        return self.resume()
+
+    def read_registers(self) -> Sequence[int]:
+        return REGISTERS.unpack(fcntl.ioctl(self.vcpu, KVM_GET_REGS, bytes(REGISTERS.size)))
 
 
 @contextmanager

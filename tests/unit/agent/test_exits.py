@@ -1,6 +1,7 @@
 """Exits of micro-guests and what KVM counted: judged over made-up counters, and run for real where /dev/kvm is."""
 
 import os
+import signal
 import struct
 
 import pytest
@@ -71,6 +72,14 @@ def test_user_space_is_reached_once_for_every_exit() -> None:
         guest.run_again(5, flat_guest.KVM_EXIT_IO)
         with pytest.raises(NotFoundOut, match="exit reason 2, not 6"):
             guest.run_again(1, flat_guest.KVM_EXIT_MMIO)
+
+
+@needs_kvm
+def test_a_deadline_that_passes_between_two_runs_is_a_timeout() -> None:
+    with open_device() as device, flat_guest.open_flat_guest(device) as (_, guest), guest.deadline(0.01):
+        signal.pause()  # until the alarm of the deadline
+        with pytest.raises(TimeoutError, match="did not halt within"):
+            guest.run()
 
 
 @needs_kvm
