@@ -109,6 +109,7 @@ def test_down_of_nothing_says_so(small: Lab) -> None:
 def test_a_port_that_is_taken_is_left_alone(small: Lab) -> None:
     port = choose_port("small", "one")
     with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         other.bind(("127.0.0.1", port))
         other.listen()
         guest = small.nestctl("up", "--json").expect(0).json["guests"][0]
