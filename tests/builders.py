@@ -39,10 +39,12 @@ def class_of(*students: str) -> Lab:
 
 def host_facts(lab: Lab, **changes: Any) -> HostFacts:
     """A host with KVM on Intel; `is_emulated`, `directory` and `image` say what its place is like."""
+    is_emulated = changes.pop("is_emulated", False)
     place = host_place(
         Path(changes.pop("directory", "/var/lib/nestctl/labs/" + lab.name)),
         Path(changes.pop("image", "/var/cache/nestctl/images/debian")),
-        is_emulated=changes.pop("is_emulated", False),
+        is_emulated=is_emulated,
+        is_slow=is_emulated,
     )
     facts: dict[str, Any] = {
         "place": place,

@@ -18,7 +18,7 @@ from nestctl.deadline import Deadline
 from nestctl.errors import GuestError, HypervisorError
 from nestctl.lab.keys import LabKeys
 from nestctl.lab.level import Level
-from nestctl.lab.plan import Contact
+from nestctl.lab.plan import Contact, walk_plans
 from nestctl.lab.render import parse_mark, render_domain
 from tests.builders import parse_xml, plan_of_depth
 
@@ -244,8 +244,11 @@ class _Machines:
             waiting += [it.machine for it in list(machine.hypervisor.domains.values())]
 
 
-KNOWN_ELEMENTS = {it.tag for it in parse_xml(render_domain(plan_of_depth(2))).iter()} | {
-    it.tag for it in parse_xml(render_domain(plan_of_depth(2).guests[0])).iter()
+KNOWN_ELEMENTS = {
+    element.tag
+    for is_emulated in (False, True)
+    for plan in walk_plans((plan_of_depth(2, is_emulated=is_emulated),))
+    for element in parse_xml(render_domain(plan)).iter()
 }
 
 

@@ -215,8 +215,15 @@ def _bring_up_one(level: Level, change: Change, plan: GuestPlan, run: Run) -> Gu
     with ExitStack() as stack:
         plan, shell = _start(level, change, plan, run, stack)
         if not plan.guests and not change.guests:
+            _prove(level, plan, shell, run)
             return plan
-        inner = stack.enter_context(run.access.open_level_in(shell))
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            # Each of the two is seconds of waiting for a slow guest.
+            proof = pool.submit(_prove, level, plan, shell, run)
+            try:
+                inner = stack.enter_context(run.access.open_level_in(shell))
+            finally:
+                proof.result()
         guests = change.guests
         if any(it.action is Action.UNKNOWN for it in guests):
             # Nobody could look into it before; now it runs.
@@ -249,13 +256,24 @@ def _verify(plan: GuestPlan, domain_type: str, truth: Truth) -> None:
         expect_hypervisor(plan.name, truth)
 
 
+def _prove(level: Level, plan: GuestPlan, shell: Shell, run: Run) -> None:
+    """Raise `GuestError` unless a guest runs on what it is meant to run on, and can do what it is meant to do."""
+    truth = read_truth(shell, _boot_deadline(plan, run))
+    domain = level.hypervisor.find_domain(plan.domain)
+    _verify(plan, parse_domain_type(domain.live_xml) if domain and domain.is_running else "absent", truth)
+
+
+def _boot_deadline(plan: GuestPlan, run: Run) -> Deadline:
+    timeout_s = boot_timeout_s(plan.level, is_emulated=run.host.is_slow) * run.crowd
+    return Deadline.after(timeout_s, f"An answer from the guest '{plan.name}' by SSH", stop=run.stop)
+
+
 def _start(level: Level, change: Change, plan: GuestPlan, run: Run, stack: ExitStack) -> tuple[GuestPlan, Shell]:
-    """Have a guest as it is wanted, wait for it, and prove it; the connection to it is the stack's to close."""
+    """Have a guest as it is wanted, and wait for it; the connection to it is the stack's to close."""
     is_booting = change.action not in {Action.KEEP, Action.CHANGE}
     with run.slots:
         run.check()
-        timeout_s = boot_timeout_s(plan.level, is_emulated=run.host.is_slow) * run.crowd
-        deadline = Deadline.after(timeout_s, f"An answer from the guest '{plan.name}' by SSH", stop=run.stop)
+        deadline = _boot_deadline(plan, run)
         how = "emulated by QEMU TCG" if plan.place.is_emulated else "KVM"
         text = f"{'Booting' if is_booting else 'Connecting to'} {plan.name} (level {plan.level}, {how})"
         with run.step(text, lab=run.lab, node=plan.name, level=plan.level):
@@ -265,9 +283,6 @@ def _start(level: Level, change: Change, plan: GuestPlan, run: Run, stack: ExitS
             shell = stack.enter_context(opening)
         if is_booting:
             record_boot(run.lab, plan.name, time.monotonic() - begun_s)
-        truth = read_truth(shell, deadline)
-    domain = level.hypervisor.find_domain(plan.domain)
-    _verify(plan, parse_domain_type(domain.live_xml) if domain and domain.is_running else "absent", truth)
     return plan, shell
 
 

@@ -105,7 +105,7 @@ def plan_on(host: Host, lab: Lab, domains: Iterable[Domain], networks: Iterable[
     occupied = (*read_routes(), *others, *read_outer_subnets())
     image_directory, image_digest = locate_image(lab)
     facts = HostFacts(
-        place=host_place(lab_directory(lab.name), image_directory, is_emulated=host.is_emulated),
+        place=host_place(lab_directory(lab.name), image_directory, is_emulated=host.is_emulated, is_slow=host.is_slow),
         cpu_feature=host.cpu_feature,
         image_digest=image_digest,
         subnets=allocate_subnets(depth_of(lab.guests), occupied, _kept_subnets(own)),

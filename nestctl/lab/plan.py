@@ -19,7 +19,7 @@ from nestctl.model.lab import Guest, Lab
 from nestctl.model.seed import Seed
 
 # Raised when a guest made by an older nestctl is no longer what this one would make.
-PLAN_VERSION = 3
+PLAN_VERSION = 4
 
 _UUID_NAMESPACE = uuid.UUID("6ba7b812-9dad-11d1-80b4-00c04fd430c8")  # RFC 9562, appendix: namespace of OIDs
 
@@ -33,7 +33,10 @@ _GUEST_BASE = PurePosixPath("/dev/disk/by-id/virtio-nestctl-base")
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """A machine that runs guests, as far as planning has to know it."""
+    """A machine that runs guests, as far as planning has to know it.
+
+    `is_emulated` is about its guests' CPUs; `is_slow` also when KVM runs them and the machine itself is emulated.
+    """
 
     directory: PurePosixPath
     kernel: PurePosixPath
@@ -41,6 +44,7 @@ class Place:
     base: PurePosixPath
     base_is_block: bool
     is_emulated: bool
+    is_slow: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +192,7 @@ def _plan_guest(
         base=_GUEST_BASE,
         base_is_block=True,
         is_emulated=False,
+        is_slow=place.is_slow,
     )
     network = _plan_network(lab, name, level, host.subnets[level]) if guest.guests else None
     guests = tuple(
@@ -291,7 +296,7 @@ def _mac(lab: str, name: str) -> str:
     return "52:54:00:" + ":".join(f"{byte:02x}" for byte in digest[:3])
 
 
-def host_place(directory: Path, image: Path, *, is_emulated: bool) -> Place:
+def host_place(directory: Path, image: Path, *, is_emulated: bool, is_slow: bool) -> Place:
     """Describe this machine as a place for guests: `directory` for their disks, `image` with the files of the image."""
     return Place(
         directory=PurePosixPath(directory),
@@ -300,4 +305,5 @@ def host_place(directory: Path, image: Path, *, is_emulated: bool) -> Place:
         base=PurePosixPath(image / "disk.raw"),
         base_is_block=False,
         is_emulated=is_emulated,
+        is_slow=is_slow,
     )

@@ -85,7 +85,12 @@ def render_case(directory: Path) -> dict[str, str]:
     lab = read_lab(directory / "lab.yaml")
     facts = json.loads((directory / "facts.json").read_text())
     host = HostFacts(
-        place=host_place(Path(facts["directory"]), Path(facts["image"]), is_emulated=facts["is_emulated"]),
+        place=host_place(
+            Path(facts["directory"]),
+            Path(facts["image"]),
+            is_emulated=facts["is_emulated"],
+            is_slow=facts["is_emulated"],
+        ),
         cpu_feature=facts["cpu_feature"],
         image_digest=facts["image_digest"],
         subnets=allocate_subnets(depth_of(lab.guests), map(ipaddress.IPv4Network, facts["routes"])),
