@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from nestctl.events import EventLog
 
 WITHOUT_TERMINAL = 160  # columns
+
+# Where nobody looks at a terminal, how often a long step says how far it is.
+_SAY_AGAIN_S = 10.0
 
 _start_s = time.monotonic()
 _events: EventLog | None = None
@@ -86,13 +89,14 @@ class _Steps:
         self.progress: Progress | None = None
 
     @contextmanager
-    def show(self, text: str) -> Iterator[None]:
+    def show(self, text: str) -> Iterator[Callable[[str], None]]:
         with self.lock:
             if self.progress is None:
                 self.progress = _start_progress()
-            task = self.progress.add_task(text, total=None)
+            progress = self.progress
+            task = progress.add_task(text, total=None)
         try:
-            yield
+            yield lambda said: progress.update(task, description=said)
         finally:
             with self.lock:
                 if self.progress:
@@ -140,14 +144,36 @@ def step(text: str, *, lab: str = "", node: str = "", level: int = 0) -> Iterato
 
 
 @contextmanager
-def _shown(text: str) -> Iterator[None]:
+def progress(text: str) -> Iterator[Callable[[int, int | None], None]]:
+    """Show a step that moves bytes: it is called with how many there are, and how many there will be if that is known.
+
+    On a terminal the line has them; elsewhere a line says so every ten seconds.
+    """
+    said_s = time.monotonic()
+
+    with _events.step(text) if _events else nullcontext(), _shown(text) as update:
+
+        def count(received: int, total: int | None) -> None:
+            nonlocal said_s
+            share = f"{received / 1e6:.0f} of {total / 1e6:.0f} MB" if total else f"{received / 1e6:.0f} MB"
+            if sys.stderr.isatty():
+                update(f"{text}: {share}")
+            elif time.monotonic() - said_s >= _SAY_AGAIN_S:
+                said_s = time.monotonic()
+                say(f"[{said_s - _start_s:6.1f}s] {text}: {share}")
+
+        yield count
+
+
+@contextmanager
+def _shown(text: str) -> Iterator[Callable[[str], None]]:
     begun_s = time.monotonic()
     if sys.stderr.isatty():
-        with _steps.show(text):
-            yield
+        with _steps.show(text) as update:
+            yield update
     else:
         say(f"[{begun_s - _start_s:6.1f}s] {text} ...")
-        yield
+        yield say
     say(f"[{time.monotonic() - _start_s:6.1f}s] {text}: done in {time.monotonic() - begun_s:.1f} s")
 
 

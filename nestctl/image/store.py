@@ -1,6 +1,7 @@
 """The images that are there: one directory each, complete or absent, checked before use.
 
-images/debian-bookworm-0123456789ab/   disk.raw  vmlinuz  initrd  image.json
+images/debian-bookworm-0123456789ab/   disk.raw  vmlinuz  initrd  image.json      one that was built
+images/debian-12-0123456789ab/         disk.raw  image.json                       one that was imported
 images/.build-...                      a build that goes on, or was killed: the next build removes it
 images/.lock                           held (flock) by the one process that builds or removes
 """
@@ -12,9 +13,9 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +25,42 @@ from nestctl.errors import FailedError, PrerequisiteError, UsageError
 from nestctl.paths import cache_directory
 
 SCHEMA = "nestctl.image/1"
-FILES = ("disk.raw", "vmlinuz", "initrd")
+DISK = "disk.raw"
+FILES = (DISK, "vmlinuz", "initrd")
+
+# NAME, or NAME@sha256:HEX as container images are pinned.
+_REFERENCE = re.compile(r"([^@]+)(?:@(.+))?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where an imported image is from.
+
+    `title` is what it was called, `location` the file or URL, `sha256` and `sha512` are of that file as the vendor has
+    it. `checked_by` is what its checksum was compared with; empty when the user wanted no comparison. `firmware`
+    ('bios' or 'efi') starts it, and its disk is `virtual_bytes` long.
+    """
+
+    title: str
+    location: str
+    sha256: str
+    sha512: str
+    checked_by: str
+    firmware: str
+    virtual_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What image.json says: how the image was made, and the SHA-256 of each of its files."""
+    """What image.json says: how the image was made or where it is from, and the SHA-256 of each of its files."""
 
     name: str
-    recipe_digest: str
     created: str
     sha256: Mapping[str, str]
-    recipe: Mapping[str, Any]
-    packages: Mapping[str, str]
+    recipe_digest: str = ""
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    packages: Mapping[str, str] = field(default_factory=dict)
+    source: Source | None = None
     schema: str = SCHEMA
 
 
@@ -52,8 +76,18 @@ class Image:
         return self.manifest.name
 
     @property
+    def source(self) -> Source | None:
+        """Where it is from; None for one that was built here."""
+        return self.manifest.source
+
+    @property
+    def identity(self) -> str:
+        """What decides what is in it, 64 hexadecimal digits: the digest of its recipe, or of the file it is from."""
+        return self.source.sha256 if self.source else self.manifest.recipe_digest
+
+    @property
     def disk(self) -> Path:
-        return self.directory / "disk.raw"
+        return self.directory / DISK
 
     @property
     def kernel(self) -> Path:
@@ -66,12 +100,19 @@ class Image:
     @property
     def allocated_bytes(self) -> int:
         """Bytes on disk: the file is sparse."""
-        return sum((self.directory / name).stat().st_blocks * 512 for name in FILES)
+        return sum((self.directory / name).stat().st_blocks * 512 for name in self.manifest.sha256)
 
     @property
     def digest(self) -> str:
         """SHA-256 of the disk."""
-        return self.manifest.sha256["disk.raw"]
+        return self.manifest.sha256[DISK]
+
+    @property
+    def digests(self) -> frozenset[str]:
+        """The digests by which a lab file may pin it: those of the vendor's file, or of the disk that was built."""
+        if self.source:
+            return frozenset({f"sha256:{self.source.sha256}", f"sha512:{self.source.sha512}"})
+        return frozenset({f"sha256:{self.digest}"})
 
 
 def images_directory() -> Path:
@@ -88,17 +129,51 @@ def list_images() -> tuple[Image, ...]:
 
 def find_image(name: str) -> Image:
     """Find an image by name, or by the beginning of its name or digest. Raises `UsageError` when there is not one."""
-    images = list_images()
-    found = [image for image in images if name in (image.name, image.manifest.recipe_digest)] or [
-        image
-        for image in images
-        if image.name.startswith(name) or (len(name) >= 6 and image.manifest.recipe_digest.startswith(name))
-    ]
+    found = _match(name, list_images())
     if len(found) == 1:
         return found[0]
-    there = ", ".join(f"'{image.name}'" for image in found or images) or "none"
+    raise _not_one(name, found)
+
+
+def resolve_image(reference: str) -> Image:
+    """Find the image that a lab file means by 'NAME' or 'NAME@sha256:HEX'.
+
+    Of several imported ones that are called exactly so it is the one that was imported last, as with a container's tag.
+    Raises `UsageError` when there is none, or none with this digest.
+    """
+    parsed = _REFERENCE.fullmatch(reference)
+    name, pin = (parsed[1], parsed[2]) if parsed else (reference, None)
+    called = [image for image in list_images() if image.source and image.source.title == name]
+    found = sorted(called, key=lambda it: it.manifest.created) or _match(name, list_images())
+    if pin is not None:
+        if found and not any(pin.lower() in image.digests for image in found):
+            there = ", ".join(sorted(it for image in found for it in image.digests if it.startswith("sha256:")))
+            raise UsageError(
+                f"The image '{name}' is not the one that is wanted: it has {there}, not {pin}.",
+                hint=_import_hint(name, pin),
+            )
+        found = [image for image in found if pin.lower() in image.digests]
+    if len(found) == 1 or (called and found):
+        return found[-1]
+    error = _not_one(name, found)
+    raise UsageError(error.message, hint=error.hint if found else _import_hint(name, pin or "sha256:..."))
+
+
+def _import_hint(name: str, checksum: str) -> str:
+    return f"Import it: nestctl image import FILE|URL --name {name} --checksum {checksum}"
+
+
+def _match(name: str, images: Iterable[Image]) -> list[Image]:
+    images = list(images)
+    return [image for image in images if name in (image.name, image.identity)] or [
+        image for image in images if image.name.startswith(name) or (len(name) >= 6 and image.identity.startswith(name))
+    ]
+
+
+def _not_one(name: str, found: list[Image]) -> UsageError:
+    there = ", ".join(f"'{image.name}'" for image in found or list_images()) or "none"
     what = f"More than one image is called '{name}...'" if found else f"There is no image '{name}'"
-    raise UsageError(f"{what}; there: {there}.", hint="List them with 'nestctl image list'.")
+    return UsageError(f"{what}; there: {there}.", hint="List them with 'nestctl image list'.")
 
 
 def verify_image(image: Image, *, thoroughly: bool = False) -> None:
@@ -108,15 +183,18 @@ def verify_image(image: Image, *, thoroughly: bool = False) -> None:
     again unless `thoroughly`. A note of that is left beside them, in '.verified'.
     """
     note = image.directory / ".verified"
-    stamp = json.dumps([image.manifest.sha256, [_stamp(image.directory / name) for name in FILES]], sort_keys=True)
+    stamp = json.dumps(
+        [image.manifest.sha256, [_stamp(image.directory / name) for name in image.manifest.sha256]], sort_keys=True
+    )
     if not thoroughly and note.is_file() and note.read_text() == stamp:
         return
-    for name in FILES:
-        seen, wanted = digest_file(image.directory / name), image.manifest.sha256.get(name)
+    for name, wanted in image.manifest.sha256.items():
+        seen = digest_file(image.directory / name)
         if seen != wanted:
+            again = "import it again" if image.source else "build it again with 'nestctl image build'"
             raise FailedError(
-                f"'{image.directory / name}' is damaged: its SHA-256 is {seen[:16]}..., not {str(wanted)[:16]}....",
-                hint=f"Remove it with 'nestctl image rm {image.name}' and build it again with 'nestctl image build'.",
+                f"'{image.directory / name}' is damaged: its SHA-256 is {seen[:16]}..., not {wanted[:16]}....",
+                hint=f"Remove it with 'nestctl image rm {image.name}' and {again}.",
             )
     with suppress(OSError):
         write_atomically(note, stamp.encode())
@@ -155,9 +233,11 @@ def parse_manifest(text: str) -> Manifest:
         document = json.loads(text)
         if document["schema"] != SCHEMA or not re.fullmatch(r"[\w.-]+", document["name"]):
             raise PrerequisiteError(f"An image has the schema '{document['schema']}', not '{SCHEMA}'.")
-        if set(document["sha256"]) != set(FILES):
-            raise PrerequisiteError(f"An image's manifest has not the SHA-256 of {', '.join(FILES)}.")
-        return Manifest(**document)
+        source = Source(**document["source"]) if document.get("source") else None
+        files = (DISK,) if source else FILES
+        if set(document["sha256"]) != set(files):
+            raise PrerequisiteError(f"An image's manifest has not the SHA-256 of {', '.join(files)}.")
+        return Manifest(**{**document, "source": source})
     except (ValueError, TypeError, KeyError) as error:
         raise PrerequisiteError(f"An image's manifest cannot be read: {error!r}.") from error
 

@@ -231,7 +231,11 @@ def test_images_are_listed_verified_and_removed() -> None:
 
 
 def test_an_empty_list_of_images_is_json_too() -> None:
-    assert json.loads(run("image", "list", "--json").stdout) == {"schema": "nestctl.images/1", "images": []}
+    assert json.loads(run("image", "list", "--json").stdout) == {
+        "schema": "nestctl.images/1",
+        "images": [],
+        "partial": [],
+    }
 
 
 def test_a_log_file_has_everything(tmp_path: Path) -> None:
