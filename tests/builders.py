@@ -9,12 +9,14 @@ from typing import Any
 from xml.etree import ElementTree
 
 from nestctl.adapters.libvirt import Domain
-from nestctl.lab.addresses import allocate_subnets
+from nestctl.lab.addresses import allocate_networks, allocate_subnets
 from nestctl.lab.keys import KeyPair, LabKeys
 from nestctl.lab.observe import Inside, Observed
 from nestctl.lab.plan import GuestPlan, HostFacts, depth_of, host_place, plan_lab
 from nestctl.lab.render import parse_mark, render_domain
 from nestctl.model.lab import Guest, Lab, walk_guests
+from nestctl.model.network import Network
+from nestctl.model.quota import Quota
 
 HOME_NETWORK = ipaddress.IPv4Network("192.168.1.0/24")
 
@@ -53,6 +55,8 @@ def host_facts(lab: Lab, **changes: Any) -> HostFacts:
         "subnets": allocate_subnets(depth_of(lab.guests), [HOME_NETWORK]),
         "ports": {name: 20_000 + index for index, name in enumerate(lab.guests)},
     }
+    subnets = facts["subnets"]
+    facts["networks"] = allocate_networks(lab.networks, (HOME_NETWORK, *subnets), {})
     return HostFacts(**{**facts, **changes})
 
 
@@ -62,6 +66,38 @@ def plans_of(lab: Lab, **changes: Any) -> tuple[GuestPlan, ...]:
 
 def plan_of_depth(depth: int, **changes: Any) -> GuestPlan:
     return plans_of(lab_of_depth(depth), **changes)[0]
+
+
+LIMITS = Quota(
+    cpu_shares=512,
+    cpu_cap_percent=150,
+    memory_limit_mib=2048,
+    disk_read_mib_s=100,
+    disk_write_mib_s=50,
+    disk_read_iops=2000,
+    disk_write_iops=1000,
+    network_in_mbit_s=200,
+    network_out_mbit_s=100,
+)
+
+
+def lab_of_tenants(**changes: Any) -> Lab:
+    """Two tenants, each with a network and a guest in its guest; `changes` are those of the lab."""
+    guests = {
+        name: Guest(network=name, memory_mib=1536, guests={f"{name}-vm": Guest(memory_mib=512)})
+        for name in ("blue", "green")
+    }
+    return Lab(**{"name": "isp", "networks": {"blue": Network(), "green": Network()}, "guests": guests, **changes})
+
+
+def limited_plan() -> GuestPlan:
+    """A guest with every limit there is, on a network that keeps guests apart."""
+    lab = Lab(
+        name="demo",
+        networks={"blue": Network(isolate_guests=True)},
+        guests={"l1": Guest(network="blue", quota=LIMITS, nesting=True)},
+    )
+    return plans_of(lab)[0]
 
 
 def recognizable_keys(guests: Mapping[str, Guest]) -> LabKeys:

@@ -7,12 +7,12 @@ to its end before any step: from then on nothing can be done in it, as when the 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from xml.etree import ElementTree
 
-from nestctl.adapters.libvirt import Domain, Hypervisor, Network
+from nestctl.adapters.libvirt import Domain, Filter, Hypervisor, Network
 from nestctl.adapters.shell import Completed, Shell
 from nestctl.deadline import Deadline
 from nestctl.errors import GuestError, HypervisorError
@@ -20,7 +20,7 @@ from nestctl.lab.keys import LabKeys
 from nestctl.lab.level import Level
 from nestctl.lab.plan import Contact, walk_plans
 from nestctl.lab.render import parse_mark, render_domain
-from tests.builders import parse_xml, plan_of_depth
+from tests.builders import limited_plan, parse_xml, plan_of_depth
 
 
 class Killed(BaseException):
@@ -61,10 +61,21 @@ class FakeHypervisor(Hypervisor):
         object.__setattr__(self, "world", world)
         object.__setattr__(self, "domains", {})
         object.__setattr__(self, "networks", {})
+        object.__setattr__(self, "filters", {})
+        object.__setattr__(self, "limits", [])
+        for base in ("clean-traffic",):
+            self.filters[base] = Filter(name=base, uuid="", xml=f"<filter name='{base}'/>")
 
     world: World
     domains: dict[str, FakeDomain]
     networks: dict[str, Network]
+    filters: dict[str, Filter]
+    limits: list[tuple[str, Mapping[str, int | None]]]
+
+    def set_limits(self, name: str, limits: Mapping[str, int | None]) -> None:
+        self.world.effect()
+        self._find("limit", name)
+        self.limits.append((name, limits))
 
     def list_domains(self) -> tuple[Domain, ...]:
         return tuple(
@@ -116,6 +127,24 @@ class FakeHypervisor(Hypervisor):
     def remove_network(self, name: str) -> None:
         self.world.effect()
         del self.networks[name]
+
+    def has_networks(self) -> bool:
+        return True
+
+    def list_filters(self) -> tuple[Filter, ...]:
+        return tuple(self.filters.values())
+
+    def define_filter(self, xml: str) -> None:
+        self.world.effect()
+        root = parse_xml(xml)
+        name = root.get("name", "")
+        self.filters[name] = Filter(name=name, uuid=root.findtext("uuid", ""), xml=xml)
+
+    def remove_filter(self, name: str) -> None:
+        self.world.effect()
+        if any(f"filter='{name}'" in it.xml for it in self.domains.values()):
+            raise HypervisorError(f"Could not remove the filter '{name}': nwfilter is in use.")
+        del self.filters[name]
 
     def read_domain_capabilities(self, emulator: str, domain_type: str) -> str:
         return f"<domainCapabilities><path>{emulator}</path><domain>{domain_type}</domain></domainCapabilities>"
@@ -244,12 +273,8 @@ class _Machines:
             waiting += [it.machine for it in list(machine.hypervisor.domains.values())]
 
 
-KNOWN_ELEMENTS = {
-    element.tag
-    for is_emulated in (False, True)
-    for plan in walk_plans((plan_of_depth(2, is_emulated=is_emulated),))
-    for element in parse_xml(render_domain(plan)).iter()
-}
+_EVERYTHING = (*walk_plans((plan_of_depth(2), plan_of_depth(2, is_emulated=True))), limited_plan())
+KNOWN_ELEMENTS = {it.tag for plan in _EVERYTHING for it in parse_xml(render_domain(plan)).iter()}
 
 
 def _check(xml: str, kind: str) -> ElementTree.Element:

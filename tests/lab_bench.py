@@ -10,10 +10,12 @@ from typing import Any
 from nestctl.lab.admission import Room
 from nestctl.lab.compare import Action, Change, compare, walk_changes
 from nestctl.lab.converge import Wishes, converge
-from nestctl.lab.host import Host, plan_on
+from nestctl.lab.host import Host, read_host_facts
 from nestctl.lab.keys import find_keys
+from nestctl.lab.networks import compare_networks
 from nestctl.lab.observe import Look, observe
-from nestctl.lab.plan import GuestPlan
+from nestctl.lab.plan import GuestPlan, plan_lab, plan_networks
+from nestctl.lab.preview import Preview
 from nestctl.lab.remove import remove
 from nestctl.model.facts import Accelerator
 from nestctl.model.lab import Lab
@@ -57,12 +59,20 @@ class Bench:
     def down(self, lab: Lab) -> bool:
         return remove(self.machine.level, lab.name, step=self.step, warn=self.said.append, access=self.access)
 
-    def plan(self, lab: Lab) -> tuple[Change, ...]:
+    def preview(self, lab: Lab) -> Preview:
         look = Look(lab=lab.name, keys=find_keys(lab.name), access=self.access, is_thorough=False)
         there = observe(self.machine.level, look)
-        return compare(
-            plan_on(HOST, lab, (it.domain for it in there.guests), self.machine.hypervisor.list_networks()), there
+        hypervisor = self.machine.hypervisor
+        facts = read_host_facts(HOST, lab, (it.domain for it in there.guests), hypervisor.list_networks())
+        return Preview(
+            guests=compare(plan_lab(lab, facts), there),
+            networks=compare_networks(
+                lab.name, plan_networks(lab, facts), hypervisor.list_networks(), hypervisor.list_filters()
+            ),
         )
+
+    def plan(self, lab: Lab) -> tuple[Change, ...]:
+        return self.preview(lab).guests
 
     def actions(self, lab: Lab) -> dict[str, Action]:
         return {it.name: it.action for it in walk_changes(self.plan(lab))}
@@ -70,4 +80,5 @@ class Bench:
     def expect_nothing_left(self) -> None:
         assert self.machine.hypervisor.domains == {}
         assert self.machine.hypervisor.networks == {}
+        assert set(self.machine.hypervisor.filters) == {"clean-traffic"}
         assert not state_directory().exists()

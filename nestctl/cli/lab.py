@@ -149,18 +149,20 @@ def up(
 
 
 def _show_plan(lab: Lab, connect: str | None, *, as_json: bool) -> None:
-    from nestctl.console import print_json, print_rich
+    from nestctl.console import print_json, print_rich, warn
     from nestctl.errors import ExitCode
-    from nestctl.lab.compare import is_settled
     from nestctl.lab.diff import render_changes, render_changes_tree
     from nestctl.lab.preview import preview_changes
+    from nestctl.lab.risk import describe_risk
 
-    changes = preview_changes(lab, connect=connect)
+    preview = preview_changes(lab, connect=connect)
     if as_json:
-        print_json(render_changes(lab.name, changes))
+        print_json(render_changes(lab.name, preview))
     else:
-        print_rich(render_changes_tree(lab.name, changes))
-    if not is_settled(changes):
+        print_rich(render_changes_tree(lab.name, preview))
+    for risk in preview.risks:
+        warn(describe_risk(risk))
+    if not preview.is_settled:
         raise typer.Exit(ExitCode.NO)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import re
 import socket
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -43,6 +44,17 @@ def allocate_subnets(depth: int, occupied: Iterable[Subnet], kept: Sequence[Subn
     if len(subnets) < depth:
         raise FailedError(f"No free subnet is left in {_POOL}: this machine has routes or networks in all of it.")
     return subnets
+
+
+def allocate_networks(
+    names: Iterable[str], occupied: Iterable[Subnet], kept: Mapping[str, Subnet]
+) -> dict[str, Subnet]:
+    """Return a subnet for each network of a lab: the one it has, or a new one. Raises as `allocate_subnets`."""
+    names = tuple(names)
+    there = {name: kept[name] for name in names if name in kept}
+    missing = [name for name in names if name not in there]
+    new = allocate_subnets(len(missing), (*occupied, *kept.values()))
+    return {**there, **dict(zip(missing, new, strict=True))}
 
 
 def choose_address(subnet: str, taken: Set[str]) -> str:
@@ -103,6 +115,20 @@ def parse_routes(text: str) -> Iterator[Subnet]:
             address, mask = (int.from_bytes(bytes.fromhex(field), "little") for field in (fields[1], fields[7]))
             if mask:
                 yield ipaddress.IPv4Network((address, bin(mask).count("1")), strict=False)
+
+
+def read_local_addresses(path: Path = Path("/proc/net/fib_trie")) -> tuple[str, ...]:
+    """Read this machine's own IPv4 addresses. Empty where the file is not there."""
+    try:
+        return parse_local_addresses(path.read_text())
+    except OSError:
+        return ()
+
+
+def parse_local_addresses(text: str) -> tuple[str, ...]:
+    """Parse /proc/net/fib_trie: an address is on a line of its own, and what it is on those after it."""
+    found = re.findall(r"\|-- (\d+\.\d+\.\d+\.\d+)\n\s+/32 host LOCAL", text)
+    return tuple(sorted({str(ipaddress.IPv4Address(it)) for it in found}, key=ipaddress.IPv4Address))
 
 
 def choose_port(lab: str, guest: str, avoid: Iterable[int] = ()) -> int:

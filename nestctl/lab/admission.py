@@ -21,7 +21,8 @@ MANY_VCPUS_A_CPU = 4
 # Beside a guest's memory QEMU needs some of its own; under TCG its translated code most of all.
 _QEMU_OVERHEAD_MIB = 128
 
-_STARTING = {Action.CREATE, Action.START, Action.RESTART, Action.RECREATE}
+# What begins with a guest that is started.
+STARTING = {Action.CREATE, Action.START, Action.RESTART, Action.RECREATE}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,7 @@ def check_room(changes: tuple[Change, ...], room: Room) -> tuple[str, ...]:
     Raises `PrerequisiteError` when the memory is not there, or there would be far too many vCPUs. Disks are overlays
     that take space as they are written: that they could outgrow their place is a warning.
     """
-    starting = [it.plan for it in changes if it.plan and it.action in _STARTING]
+    starting = [it.plan for it in changes if it.plan and it.action in STARTING]
     if not starting:
         return ()
     # What runs, and is to run on, has its memory already.

@@ -14,7 +14,9 @@ from pathlib import Path
 from nestctl.adapters.embedded import URI_PREFIX, embedded_root, parse_embedded_root
 from nestctl.adapters.libvirt import SESSION_URI, SYSTEM_URI, Hypervisor, choose_uri
 from nestctl.lab.host import has_domains, open_connection
+from nestctl.lab.network_plan import bridge_prefix, filter_owner
 from nestctl.lab.render import parse_mark, parse_network_owner
+from nestctl.lab.store import list_labs
 from nestctl.paths import state_directory
 
 log = logging.getLogger(__name__)
@@ -53,12 +55,24 @@ def find_traces(lab: str | None, hypervisor: Hypervisor | None) -> Iterator[Trac
     for network in hypervisor.list_networks() if hypervisor else ():
         if (owner := parse_network_owner(network.xml)) and lab in (None, owner):
             yield Trace(lab=owner, kind="network", name=network.name)
+    for it in hypervisor.list_filters() if hypervisor else ():
+        if (owner := filter_owner(it.name, it.uuid)) and lab in (None, owner):
+            yield Trace(lab=owner, kind="filter", name=it.name)
+    yield from find_bridges(lab)
     yield from _find_files(lab)
     if lab is not None:
         # Without a lab to ask for, files that are named after a domain that is gone cannot be told from others'.
         root = _libvirt_directory(hypervisor.uri if hypervisor else "")
         yield from find_kept_by_name(lab, {it.name for it in domains}, root)
     yield from find_processes(lab, state_directory() / "labs")
+
+
+def find_bridges(lab: str | None, interfaces: Path = Path("/sys/class/net")) -> Iterator[Trace]:
+    """Yield the bridges of a lab's networks; without a lab to ask for, theirs that have a directory here."""
+    labs = list_labs() if lab is None else (lab,)
+    for name in labs:
+        for path in sorted(interfaces.glob(f"{bridge_prefix(name)}*")):
+            yield Trace(lab=name, kind="bridge", name=path.name)
 
 
 def _find_files(lab: str | None) -> Iterator[Trace]:

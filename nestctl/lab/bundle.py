@@ -119,7 +119,7 @@ def render_authorized_key(plan: GuestPlan, keys: LabKeys) -> str:
     `permitopen` is for UNIX sockets, too. To listen at nothing cannot be said: a privileged port, which the account may
     not have, stands for it.
     """
-    to = f"127.0.0.1:{plan.uplink.port}"
+    to = f"127.0.0.1:{plan.uplink.port}" if plan.uplink.port else f"{plan.uplink.address}:22"
     options = f'restrict,port-forwarding,permitopen="{to}",permitlisten="127.0.0.1:1",command="/bin/false"'
     return f"{options} {keys.students[plan.name].public} {plan.lab}/{plan.name}\n"
 

@@ -27,7 +27,7 @@ class Action(StrEnum):
 
 
 # Settings that are only in the domain: they take effect when it is started the next time, or at once.
-_AT_ONCE = {"labels"}
+_AT_ONCE = {"labels", "quota"}
 _AT_START = {"cpus", "memory_mib", "kernel_args", "nesting"} | _AT_ONCE
 
 # What ends something that runs, or deletes something: done only when it was asked for.
@@ -136,6 +136,9 @@ def _decide(plan: GuestPlan, observed: Observed | None) -> tuple[Action, str, tu
         return Action.RECREATE, "what it was made with is not in its metadata any more", ()
     differences = tuple(list_differences(plan, observed))
     differing = {it.setting for it in differences}
+    if any(limit == "cpu_shares" and value is None for limit, value in list_limits(differences).items()):
+        # The kernel's default is one number with cgroup v1 and another with v2: a new QEMU gets the right one.
+        differing.add("cpus")
     if differing - _AT_START:
         return Action.RECREATE, "", differences
     if not observed.is_running:
@@ -151,6 +154,16 @@ def list_differences(plan: GuestPlan, observed: Observed) -> Iterator[Difference
     for setting in (*plan.settings, *(it for it in there if it not in plan.settings)):
         if plan.settings.get(setting) != there.get(setting):
             yield Difference(setting=setting, there=there.get(setting), wanted=plan.settings.get(setting))
+
+
+def list_limits(differences: Iterable[Difference]) -> dict[str, int | None]:
+    """List the limits of a quota that are to become others, None for one that is lifted."""
+    limits: dict[str, int | None] = {}
+    for it in differences:
+        if it.setting == "quota":
+            there, wanted = it.there or {}, it.wanted or {}
+            limits |= {name: wanted.get(name) for name in {*there, *wanted} if there.get(name) != wanted.get(name)}
+    return limits
 
 
 def _unknown(plan: GuestPlan, reason: str) -> Change:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -16,17 +16,28 @@ from nestctl.adapters.process import LocalShell
 from nestctl.adapters.shell import Shell
 from nestctl.deadline import Deadline
 from nestctl.errors import NestctlError, SeveralError
-from nestctl.lab.admission import Room, check_room, read_room
-from nestctl.lab.compare import Action, Change, check_permitted, compare, walk_changes, wanted_plans
+from nestctl.lab.admission import STARTING, Room, check_room, read_room
+from nestctl.lab.compare import Action, Change, check_permitted, compare, list_limits, walk_changes, wanted_plans
 from nestctl.lab.guest import create_guest, define_guest, remove_files, start_guest, stop_guest
-from nestctl.lab.host import Host, ensure_lab_image, open_connection, plan_on, read_host
+from nestctl.lab.host import Host, ensure_lab_image, open_connection, read_host, read_host_facts
 from nestctl.lab.keys import LabKeys, ensure_lab_keys, find_keys
 from nestctl.lab.level import Access, Level, SshAccess, Step, boot_timeout_s, list_own_domains
 from nestctl.lab.lifetime import ensure_expiry, now_utc
+from nestctl.lab.network_plan import NetworkPlan
+from nestctl.lab.networks import (
+    NetworkChange,
+    check_bridge_setting,
+    check_networks,
+    compare_networks,
+    ensure_network,
+    ensure_networks,
+    remove_networks,
+)
 from nestctl.lab.observe import Look, observe
 from nestctl.lab.parallel import run_all
-from nestctl.lab.plan import GuestPlan, NetworkPlan
-from nestctl.lab.render import EMULATOR, parse_domain_type, render_network
+from nestctl.lab.plan import GuestPlan, plan_lab, plan_networks
+from nestctl.lab.render import EMULATOR, parse_domain_type
+from nestctl.lab.risk import Risk, check_risks, describe_risk, read_risks
 from nestctl.lab.ssh_config import write_ssh_config
 from nestctl.lab.store import forget_lab, keep_lab, lab_directory, lock_lab, record_boot
 from nestctl.lab.verify import Truth, expect_accelerated, expect_hypervisor, expect_seeded, read_truth
@@ -101,6 +112,9 @@ def up(
     host = read_host(connect)
     if host.is_emulated:
         say(EMULATION_NOTICE)
+    if lab.networks:
+        check_bridge_setting()
+    risks = read_risks(lab, is_emulated=host.is_emulated)
     ensure_lab_image(lab, step)
     with (
         lock_lab(lab.name, Deadline.after(LOCK_TIMEOUT_S, f"Waiting for another nestctl at work on '{lab.name}'")),
@@ -116,6 +130,7 @@ def up(
             wishes=wishes or Wishes(),
             access=SshAccess(),
             room=read_room(lab_directory(lab.name)),
+            risks=risks,
         )
 
 
@@ -129,13 +144,23 @@ def converge(
     wishes: Wishes,
     access: Access,
     room: Room,
+    risks: tuple[Risk, ...] = (),
 ) -> tuple[GuestPlan, ...]:
     """Do what `up` does, on a level that is open, which has `room`."""
     there = observe(level, Look(lab=lab.name, keys=find_keys(lab.name), access=access, is_thorough=True))
-    planned = plan_on(host, lab, (it.domain for it in there.guests), level.hypervisor.list_networks())
-    changes = compare(planned, there)
+    networks_there = level.hypervisor.list_networks()
+    facts = read_host_facts(host, lab, (it.domain for it in there.guests), networks_there)
+    changes = compare(plan_lab(lab, facts), there)
+    networks = compare_networks(
+        lab.name, plan_networks(lab, facts), networks_there, level.hypervisor.list_filters() if lab.networks else ()
+    )
+    check_networks(level.hypervisor, networks, _networks_in_use(changes))
     plans = wanted_plans(changes)
     check_permitted(lab.name, changes, may_recreate=wishes.may_recreate)
+    for risk in risks:
+        say(f"nestctl: warning: {describe_risk(risk)}")
+    if any(it.plan and it.plan.is_hypervisor and it.action in STARTING for it in changes):
+        check_risks(risks)
     for warning in check_room(changes, room):
         say(f"nestctl: warning: {warning}")
     _say_superfluous(lab.name, changes, wishes, say)
@@ -153,7 +178,9 @@ def converge(
             slots=threading.Semaphore(max(wishes.jobs, 1)),
             crowd=max(1, min(wishes.jobs, sum(not it.is_settled for it in walk_changes(changes)))),
         )
+        _prepare_networks(level.hypervisor, networks, run)
         plans = bring_up(level, changes, None, run)
+        _prune_networks(level.hypervisor, networks, run)
         ensure_expiry(level.hypervisor, lab, now_utc())
     except BaseException:
         _forget_if_unused(level.hypervisor, lab.name)
@@ -163,6 +190,24 @@ def converge(
     _forget_if_unused(level.hypervisor, lab.name)
     raise_failures(run.failures)
     return plans
+
+
+def _networks_in_use(changes: Iterable[Change]) -> Iterator[str]:
+    for change in changes:
+        if change.observed and change.observed.is_running and change.plan:
+            yield change.plan.uplink.network
+
+
+def _prepare_networks(hypervisor: Hypervisor, networks: tuple[NetworkChange, ...], run: Run) -> None:
+    if any(it.plan and it.action is not Action.KEEP for it in networks):
+        with run.step("Preparing this machine's networks", lab=run.lab):
+            ensure_networks(hypervisor, networks)
+
+
+def _prune_networks(hypervisor: Hypervisor, networks: tuple[NetworkChange, ...], run: Run) -> None:
+    """Remove the networks that are not in the lab file any more, once no guest is on them."""
+    if run.wishes.may_prune and (names := [it.name for it in networks if it.action is Action.REMOVE]):
+        remove_networks(hypervisor, run.lab, names)
 
 
 def raise_failures(failures: list[Failure]) -> None:
@@ -190,8 +235,10 @@ def bring_up(level: Level, changes: tuple[Change, ...], network: NetworkPlan | N
         if change.action is Action.REMOVE and run.wishes.may_prune:
             _prune(level, change, run)
     wanted = [(change, plan) for change in changes if (plan := change.plan)]
-    starting = {Action.CREATE, Action.START, Action.RESTART, Action.RECREATE}
-    if any(change.action in starting for change, _ in wanted):
+    if not wanted and run.wishes.may_prune:
+        # The last guest inside a guest is gone, and with it the need for a network there.
+        remove_networks(level.hypervisor, run.lab)
+    if any(change.action in STARTING for change, _ in wanted):
         with run.step(f"Preparing {level.shell.where} for guests", lab=run.lab):
             _prepare(level, wanted[0][1], network)
     tasks = [lambda it=it, plan=plan: _try_guest(level, it, plan, run) for it, plan in wanted]
@@ -297,7 +344,10 @@ def _act(level: Level, change: Change, plan: GuestPlan, run: Run, deadline: Dead
         return create_guest(level, plan, run.keys, deadline)
     if change.action is Action.RESTART and there:
         stop_guest(level, there.contact, run.keys, run.access)
+    if change.action is Action.CHANGE:
+        level.hypervisor.set_limits(plan.domain, list_limits(change.differences))
     if change.differences:
+        # After the limits of what runs: the mark says that they are in force.
         define_guest(level, plan, created=created)
     if change.action in {Action.START, Action.RESTART}:
         return start_guest(level, plan, created=created)
@@ -322,12 +372,3 @@ def _prepare(level: Level, plan: GuestPlan, network: NetworkPlan | None) -> None
             waiting.append(pool.submit(ensure_network, level.hypervisor, network))
         for future in waiting:
             future.result()
-
-
-def ensure_network(hypervisor: Hypervisor, network: NetworkPlan) -> None:
-    """Have a network defined and started. Its XML is sent only when it is not there."""
-    there = {observed.name: observed for observed in hypervisor.list_networks()}
-    if network.name not in there:
-        hypervisor.define_network(render_network(network))
-    if network.name not in there or not there[network.name].is_active:
-        hypervisor.start_network(network.name)

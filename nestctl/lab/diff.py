@@ -7,10 +7,13 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from nestctl.lab.compare import Action, Change, describe, is_settled, walk_changes
+from nestctl.lab.compare import Action, Change, describe, walk_changes
 
 if TYPE_CHECKING:
     from rich.tree import Tree
+
+    from nestctl.lab.networks import NetworkChange
+    from nestctl.lab.preview import Preview
 
 _SIGNS = {
     Action.CREATE: ("+", "green"),
@@ -25,13 +28,15 @@ _SIGNS = {
 _WORDS = {Action.UNKNOWN: "not looked at", Action.KEEP: "stays", Action.CHANGE: "change in place"}
 
 
-def render_changes(lab: str, changes: tuple[Change, ...]) -> dict[str, Any]:
+def render_changes(lab: str, preview: Preview) -> dict[str, Any]:
     """Render a plan as the JSON document of the schema 'nestctl.plan/1'."""
     return {
         "schema": "nestctl.plan/1",
         "lab": lab,
-        "is_empty": is_settled(changes),
-        "guests": [_render(it) for it in changes],
+        "is_empty": preview.is_settled,
+        "networks": [{"name": it.name, "action": it.action.value, "reason": it.reason} for it in preview.networks],
+        "risks": [asdict(it) for it in preview.risks],
+        "guests": [_render(it) for it in preview.guests],
     }
 
 
@@ -46,19 +51,23 @@ def _render(change: Change) -> dict[str, Any]:
     }
 
 
-def render_changes_tree(lab: str, changes: tuple[Change, ...]) -> Tree:
-    """Render a plan as a tree, a line for every guest, and the sums on top."""
+def render_changes_tree(lab: str, preview: Preview) -> Tree:
+    """Render a plan as a tree, a line for every network and guest, and the sums on top."""
     from rich.markup import escape
     from rich.tree import Tree
 
-    tree = Tree(f"[bold]{lab}[/bold]: {escape(summarize(changes))}")
-    _add(tree, changes)
+    tree = Tree(f"[bold]{lab}[/bold]: {escape(summarize((*preview.networks, *walk_changes(preview.guests))))}")
+    for it in preview.networks:
+        sign, colour = _SIGNS[it.action]
+        words = _WORDS.get(it.action, it.action.value) + (f": {it.reason}" if it.reason else "")
+        tree.add(f"{sign} [bold]{it.name}[/bold]  network  [{colour}]{escape(words)}[/]")
+    _add(tree, preview.guests)
     return tree
 
 
-def summarize(changes: Iterable[Change]) -> str:
+def summarize(changes: Iterable[Change | NetworkChange]) -> str:
     """Say in one line how much there is to do."""
-    counts: Counter[Action] = Counter(it.action for it in walk_changes(changes) if it.action is not Action.KEEP)
+    counts: Counter[Action] = Counter(it.action for it in changes if it.action is not Action.KEEP)
     said = [f"{counts[action]} to {action}" for action in Action if action in counts and action is not Action.UNKNOWN]
     if counts[Action.UNKNOWN]:
         said.append(f"{counts[Action.UNKNOWN]} not looked at")

@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import StrictUndefined, Template, TemplateError
 from jinja2.sandbox import SandboxedEnvironment
 
-from nestctl.model.declared import DeclaredGuest, DeclaredLab, Defaults
+from nestctl.model.declared import DeclaredGuest, DeclaredLab, DeclaredNetwork, Defaults
 from nestctl.model.lab import Settings
 
 Location = tuple[str, ...]
@@ -20,8 +20,8 @@ Location = tuple[str, ...]
 MOST_EXPANDED = 20_000
 
 _SUMS = ("labels", "seed")
-_LAB_KEYS = ("name", "image", "ttl", "on_expiry")
-_OWN_KEYS = {"guests", "defaults", "count", "for_each"}
+_LAB_KEYS = ("name", "image", "ttl", "on_expiry", "trust", "accepted_risks")
+_OWN_KEYS = {"guests", "defaults", "count", "for_each", "network"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,20 +93,44 @@ def expand_lab(lab: DeclaredLab, rosters: Mapping[str, tuple[Row, ...]]) -> Expa
 
     `rosters` has the rows by the text of `for_each`. Raises `ExpansionError` for a guest that cannot be written out.
     """
-    expanded = Expanded(document={**{key: getattr(lab, key) for key in _LAB_KEYS}, "guests": {}})
+    expanded = Expanded(document={**{key: getattr(lab, key) for key in _LAB_KEYS}, "networks": {}, "guests": {}})
     scope = _Scope(declared=(), expanded=(), defaults=_defaults((), lab.defaults, ("defaults",)))
+    for name, network in lab.networks.items():
+        _expand_network(name, network, scope, rosters, expanded)
     for name, guest in lab.guests.items():
         _expand_guests(name, guest, scope, rosters, expanded, expanded.document["guests"])
     return expanded
 
 
-def list_rosters(guests: Mapping[str, DeclaredGuest], location: Location = ()) -> Iterator[tuple[Location, str]]:
+def list_rosters(lab: DeclaredLab) -> Iterator[tuple[Location, str]]:
     """Yield where rosters are named, and their names."""
+    for name, network in lab.networks.items():
+        if network.for_each is not None:
+            yield ("networks", name, "for_each"), network.for_each
+    yield from _list_rosters(lab.guests, ())
+
+
+def _list_rosters(guests: Mapping[str, DeclaredGuest], location: Location) -> Iterator[tuple[Location, str]]:
     for name, guest in guests.items():
         here = (*location, "guests", name)
         if guest.for_each is not None:
             yield (*here, "for_each"), guest.for_each
-        yield from list_rosters(guest.guests, here)
+        yield from _list_rosters(guest.guests, here)
+
+
+def _expand_network(
+    name: str, network: DeclaredNetwork, outer: _Scope, rosters: Mapping[str, tuple[Row, ...]], expanded: Expanded
+) -> None:
+    target = expanded.document["networks"]
+    for scope in _repeat_rows(network.for_each, outer, rosters):
+        full_name = _render(name, scope, ("networks", name))
+        origin = Origin(location=("networks", name), row=scope.row)
+        if full_name in target:
+            raise ExpansionError(
+                origin, f"gives the name '{full_name}' a second time; put something of the row into it"
+            )
+        expanded.origins[("networks", full_name)] = origin
+        target[full_name] = network.model_dump(exclude={"for_each"}, exclude_unset=True)
 
 
 def _expand_guests(
@@ -129,6 +153,8 @@ def _expand_guests(
         if len(expanded.origins) > MOST_EXPANDED:
             raise ExpansionError(origin, f"makes more than {MOST_EXPANDED} guests of this lab")
         document = _settle(guest, inner, expanded)
+        if guest.network:
+            document["network"] = _render(guest.network, inner, (*inner.declared, "network"))
         target[full_name] = document
         document["guests"] = {}
         below = replace(inner, defaults=_defaults(inner.defaults, guest.defaults, (*inner.declared, "defaults")))
@@ -139,14 +165,21 @@ def _expand_guests(
 def _repeat(guest: DeclaredGuest, scope: _Scope, rosters: Mapping[str, tuple[Row, ...]]) -> Iterator[_Scope]:
     """Yield the scope of each guest that a declared one stands for."""
     if guest.for_each is not None:
-        for number, row in enumerate(rosters[guest.for_each], 1):
-            yield replace(scope, row=row, variables={"row": SimpleNamespace(**row.values), "number": number})
+        yield from _repeat_rows(guest.for_each, scope, rosters)
     elif guest.count is not None:
         for number in range(1, guest.count + 1):
             variables = {**(scope.variables or {}), "number": number}
             yield replace(scope, suffix=f"{scope.suffix}-{number}", variables=variables)
     else:
         yield scope
+
+
+def _repeat_rows(roster: str | None, scope: _Scope, rosters: Mapping[str, tuple[Row, ...]]) -> Iterator[_Scope]:
+    if roster is None:
+        yield scope
+        return
+    for number, row in enumerate(rosters[roster], 1):
+        yield replace(scope, row=row, variables={"row": SimpleNamespace(**row.values), "number": number})
 
 
 def _defaults(outer: tuple[_Given, ...], defaults: Defaults, location: Location) -> tuple[_Given, ...]:

@@ -15,16 +15,18 @@ from nestctl.image.recipe import read_recipe
 from nestctl.image.store import find_image, images_directory, verify_image
 from nestctl.lab.addresses import (
     Subnet,
+    allocate_networks,
     allocate_subnets,
     choose_port,
     parse_subnets,
+    read_local_addresses,
     read_outer_subnets,
     read_routes,
     select_pool,
 )
 from nestctl.lab.level import Step
 from nestctl.lab.plan import GuestPlan, HostFacts, depth_of, host_place, plan_lab
-from nestctl.lab.render import parse_forwarded_port, parse_mark, parse_network_subnets
+from nestctl.lab.render import parse_forwarded_port, parse_mark, parse_network_mark, parse_network_subnets
 from nestctl.lab.store import lab_directory
 from nestctl.model.facts import Accelerator
 from nestctl.model.lab import Lab
@@ -96,23 +98,38 @@ def ensure_lab_image(lab: Lab, step: Step) -> None:
 
 
 def plan_on(host: Host, lab: Lab, domains: Iterable[Domain], networks: Iterable[Network] = ()) -> tuple[GuestPlan, ...]:
-    """Plan a lab on this machine, given the domains and networks that are there.
+    """Plan a lab's guests on this machine, given the domains and networks that are there.
 
     A guest keeps the port it has and a lab its subnets, whatever has come to this machine since.
     """
+    return plan_lab(lab, read_host_facts(host, lab, domains, tuple(networks)))
+
+
+def read_host_facts(host: Host, lab: Lab, domains: Iterable[Domain], networks: tuple[Network, ...]) -> HostFacts:
+    """Find out what planning has to know of this machine."""
     own = [it for it in domains if (mark := parse_mark(it.xml)) and mark.lab == lab.name]
     others = (subnet for network in networks for subnet in parse_network_subnets(network.xml))
     occupied = (*read_routes(), *others, *read_outer_subnets())
     image_directory, image_digest = locate_image(lab)
-    facts = HostFacts(
+    subnets = allocate_subnets(depth_of(lab.guests), occupied, _kept_subnets(own))
+    return HostFacts(
         place=host_place(lab_directory(lab.name), image_directory, is_emulated=host.is_emulated, is_slow=host.is_slow),
         cpu_feature=host.cpu_feature,
         image_digest=image_digest,
-        subnets=allocate_subnets(depth_of(lab.guests), occupied, _kept_subnets(own)),
+        subnets=subnets,
         ports=_assign_ports(lab, own),
         occupied=select_pool(occupied),
+        networks=allocate_networks(lab.networks, (*occupied, *subnets), _kept_networks(lab.name, networks)),
+        own_addresses=read_local_addresses() if lab.networks else (),
     )
-    return plan_lab(lab, facts)
+
+
+def _kept_networks(lab: str, networks: Iterable[Network]) -> dict[str, Subnet]:
+    """Find the subnets of a lab's networks that are there, by their names in the lab."""
+    marked = ((parse_network_mark(it.xml), it.xml) for it in networks)
+    return {
+        mark.label: next(parse_network_subnets(xml)) for mark, xml in marked if mark and mark.lab == lab and mark.label
+    }
 
 
 def _kept_subnets(own: Iterable[Domain]) -> tuple[Subnet, ...]:
@@ -130,8 +147,8 @@ def _assign_ports(lab: Lab, own: Iterable[Domain]) -> Mapping[str, int]:
         if (mark := parse_mark(domain.xml)) and (port := parse_forwarded_port(domain.xml)):
             ports[mark.name] = port
     taken = set(ports.values())
-    for name in lab.guests:
-        if name not in ports:
+    for name, guest in lab.guests.items():
+        if name not in ports and not guest.network:
             ports[name] = choose_port(lab.name, name, avoid=taken)
             taken.add(ports[name])
     return ports

@@ -37,6 +37,8 @@ class Access(Protocol):
         """Open the level inside a guest (see `open_level_in`)."""
 
 
+_SSH_PORT = 22
+
 CONSOLE_LINES = 15
 
 # How long one wait on a console lasts, in seconds, before the domain is asked after.
@@ -139,9 +141,9 @@ class SshAccess:
 def route_to(level: Level, guest: Contact) -> Route:
     if guest.port:
         return DirectRoute(host="127.0.0.1", port=guest.port)
-    if not isinstance(level.shell, SshShell):
-        raise GuestError(f"'{guest.name}' is on a network of {level.shell.where}, which nestctl reaches only by SSH.")
-    return JumpRoute(through=level.shell, host=guest.address)
+    if isinstance(level.shell, SshShell):
+        return JumpRoute(through=level.shell, host=guest.address)
+    return DirectRoute(host=guest.address, port=_SSH_PORT)
 
 
 def read_console(level: Level, guest: Contact) -> str:

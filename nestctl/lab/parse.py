@@ -15,8 +15,9 @@ from pydantic_core import ErrorDetails
 from nestctl.errors import LabFileError, UsageError
 from nestctl.lab.expand import Expanded, ExpansionError, Location, Row, expand_lab, list_rosters
 from nestctl.lab.roster import read_roster
-from nestctl.model.declared import DeclaredGuest, DeclaredLab, Defaults
+from nestctl.model.declared import DeclaredGuest, DeclaredLab, DeclaredNetwork, Defaults
 from nestctl.model.lab import NAME_PATTERN, Lab
+from nestctl.model.quota import Quota
 from nestctl.model.seed import TEMPLATES, File, Seed, User
 
 # More keys than any lab has: YAML's aliases make millions of them out of ten lines.
@@ -27,12 +28,15 @@ _MEANINGS = {
     "missing": "is missing",
     "ttl": "is no time: write a number and m, h or d, such as 90m or 3h",
     "kernel_args": "is no word of a kernel's command line: use printable characters without spaces",
+    "accepted_risks": "is no finding about safety, such as safety.smt; 'nestctl check --untrusted' names them",
     "labels": "is no label: a name has letters, digits, dots, dashes and slashes, a value at most 200 characters",
 }
 
 # Where keys of a mapping are the user's own, and which model has the keys of what is below a key.
 _MODELS: Mapping[str, type[BaseModel]] = {
     "guests": DeclaredGuest,
+    "networks": DeclaredNetwork,
+    "quota": Quota,
     "defaults": Defaults,
     "seed": Seed,
     "users": User,
@@ -89,7 +93,7 @@ def parse_lab(text: str, source: str, *, directory: Path | None = None) -> Lab:
 
 def _read_rosters(lab: DeclaredLab, directory: Path | None, file: _Text) -> dict[str, tuple[Row, ...]]:
     rosters: dict[str, tuple[Row, ...]] = {}
-    for location, name in list_rosters(lab.guests):
+    for location, name in list_rosters(lab):
         if name in rosters:
             continue
         if directory is None:

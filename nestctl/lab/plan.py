@@ -6,22 +6,22 @@ Pure: the same lab and facts give the same plan. A plan is a tree like the lab, 
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import json
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from nestctl.lab.addresses import FIRST_GUEST, Subnet
+from nestctl.lab.network_plan import UUID_NAMESPACE, NetworkPlan, filter_name, network_inside, plan_lab_network
 from nestctl.model.lab import Guest, Lab
+from nestctl.model.quota import Quota
 from nestctl.model.seed import Seed
 
 # Raised when a guest made by an older nestctl is no longer what this one would make.
 PLAN_VERSION = 4
-
-_UUID_NAMESPACE = uuid.UUID("6ba7b812-9dad-11d1-80b4-00c04fd430c8")  # RFC 9562, appendix: namespace of OIDs
 
 # Inside a guest made from an image: its own kernel, and the image itself on a disk that is attached read-only.
 # Not where a nestctl that runs in the guest keeps its own labs.
@@ -49,7 +49,10 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True)
 class HostFacts:
-    """What planning has to know of the host: `subnets` has one for each level, `occupied` are those of others."""
+    """What planning has to know of the host: `subnets` has one for each level, `occupied` are those of others.
+
+    `networks` has the subnet of each of the lab's networks by its name, `own_addresses` are the host's.
+    """
 
     place: Place
     cpu_feature: str
@@ -57,23 +60,16 @@ class HostFacts:
     subnets: tuple[Subnet, ...]
     ports: Mapping[str, int]
     occupied: tuple[Subnet, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class NetworkPlan:
-    """A NAT network that a guest gives to the guests inside it."""
-
-    name: str
-    lab: str
-    guest: str
-    bridge: str
-    gateway: str
-    prefix: int
+    networks: Mapping[str, Subnet] = field(default_factory=dict)
+    own_addresses: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Uplink:
-    """How a guest reaches out and is reached: user-mode with a forwarded `port`, or `network` of the hypervisor's."""
+    """How a guest reaches out and is reached: user-mode with a forwarded `port`, or `network` of the hypervisor's.
+
+    A closed one has no way out; one that is isolated does not reach others of its network; `filter` names its filter.
+    """
 
     mac: str
     address: str
@@ -82,6 +78,9 @@ class Uplink:
     dns: str
     network: str = ""
     port: int = 0
+    filter: str = ""
+    is_isolated: bool = False
+    is_closed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +120,7 @@ class GuestPlan:
     is_nesting_denied: bool
     kernel_args: tuple[str, ...]
     contents: Seed
+    quota: Quota
     subnets: tuple[str, ...]
     occupied: tuple[str, ...]
     guests: tuple[GuestPlan, ...]
@@ -164,9 +164,17 @@ class GuestPlan:
 
 def plan_lab(lab: Lab, host: HostFacts) -> tuple[GuestPlan, ...]:
     """Plan every guest of a lab. `host.subnets` has one subnet for each level, outermost first."""
-    uplinks = {name: _forwarded_uplink(lab.name, name, host.subnets[0], host.ports[name]) for name in lab.guests}
+    uplinks = _outermost_uplinks(lab, host)
     return tuple(
         _plan_guest(lab.name, name, guest, 1, host.place, uplinks[name], host) for name, guest in lab.guests.items()
+    )
+
+
+def plan_networks(lab: Lab, host: HostFacts) -> tuple[NetworkPlan, ...]:
+    """Plan the networks of this machine that a lab has, each with its filter."""
+    return tuple(
+        plan_lab_network(lab.name, label, network, host.networks[label], host.own_addresses)
+        for label, network in lab.networks.items()
     )
 
 
@@ -194,9 +202,11 @@ def _plan_guest(
         is_emulated=False,
         is_slow=place.is_slow,
     )
-    network = _plan_network(lab, name, level, host.subnets[level]) if guest.guests else None
+    network = network_inside(lab, name, level, host.subnets[level]) if guest.guests else None
     guests = tuple(
-        _plan_guest(lab, inner, settings, level + 1, inside, _nat_uplink(lab, inner, index, level, network, host), host)
+        _plan_guest(
+            lab, inner, settings, level + 1, inside, _nat_uplink(lab, inner, index, level, network, uplink, host), host
+        )
         for index, (inner, settings) in enumerate(guest.guests.items())
         if network
     )
@@ -205,7 +215,7 @@ def _plan_guest(
         name=name,
         level=level,
         domain=f"{lab}-{name}",
-        uuid=str(uuid.uuid5(_UUID_NAMESPACE, f"nestctl/{lab}/{name}")),
+        uuid=str(uuid.uuid5(UUID_NAMESPACE, f"nestctl/{lab}/{name}")),
         cpus=guest.cpus,
         memory_mib=guest.memory_mib,
         disk_gib=guest.disk_gib,
@@ -217,8 +227,9 @@ def _plan_guest(
         is_nesting_denied=guest.nesting is False,
         kernel_args=guest.kernel_args,
         contents=guest.seed,
+        quota=guest.quota,
         subnets=tuple(str(subnet) for subnet in host.subnets),
-        occupied=tuple(str(subnet) for subnet in host.occupied),
+        occupied=tuple(str(subnet) for subnet in dict.fromkeys((*host.occupied, *host.networks.values()))),
         guests=guests,
         settings=_settings(guest, place, uplink, host),
     )
@@ -247,12 +258,40 @@ def _settings(guest: Guest, place: Place, uplink: Uplink, host: HostFacts) -> Ma
         "subnet": uplink.subnet,
         "dns": uplink.dns,
         "network": uplink.network,
+        # Guests that have none of these are what they were before there were any.
+        **({"quota": guest.quota.given()} if not guest.quota.is_empty else {}),
+        **({"filter": uplink.filter} if uplink.filter else {}),
+        **({"isolated": True} if uplink.is_isolated else {}),
+        **({"closed": True} if uplink.is_closed else {}),
     }
 
 
 def digest_of(value: Any) -> str:
     """SHA-256 of a value of JSON's, in hexadecimal digits."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _outermost_uplinks(lab: Lab, host: HostFacts) -> dict[str, Uplink]:
+    uplinks: dict[str, Uplink] = {}
+    indices: Counter[str] = Counter()
+    for name, guest in lab.guests.items():
+        if guest.network:
+            network, subnet = lab.networks[guest.network], host.networks[guest.network]
+            uplinks[name] = Uplink(
+                mac=_mac(lab.name, name),
+                address=str(subnet[FIRST_GUEST + indices[guest.network]]),
+                gateway=str(subnet[1]),
+                dns=network.dns,
+                subnet=str(subnet),
+                network=f"{lab.name}-{guest.network}",
+                filter=filter_name(lab.name, guest.network),
+                is_isolated=network.isolate_guests,
+            )
+            indices[guest.network] += 1
+        else:
+            uplink = _forwarded_uplink(lab.name, name, host.subnets[0], host.ports[name])
+            uplinks[name] = replace(uplink, is_closed=lab.trust == "untrusted")
+    return uplinks
 
 
 def _forwarded_uplink(lab: str, name: str, subnet: Subnet, port: int) -> Uplink:
@@ -267,26 +306,17 @@ def _forwarded_uplink(lab: str, name: str, subnet: Subnet, port: int) -> Uplink:
     )
 
 
-def _nat_uplink(lab: str, name: str, index: int, level: int, network: NetworkPlan, host: HostFacts) -> Uplink:
+def _nat_uplink(
+    lab: str, name: str, index: int, level: int, network: NetworkPlan, outer: Uplink, host: HostFacts
+) -> Uplink:
     subnet = host.subnets[level]
     return Uplink(
         mac=_mac(lab, name),
         address=str(subnet[FIRST_GUEST + index]),
         gateway=network.gateway,
-        dns=str(host.subnets[0][3]),
+        dns=outer.dns,
         subnet=str(subnet),
         network=network.name,
-    )
-
-
-def _plan_network(lab: str, guest: str, level: int, subnet: ipaddress.IPv4Network) -> NetworkPlan:
-    return NetworkPlan(
-        name=f"{lab}-{guest}",
-        lab=lab,
-        guest=guest,
-        bridge=f"nest{level}",
-        gateway=str(subnet[1]),
-        prefix=subnet.prefixlen,
     )
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from nestctl.adapters.process import LocalShell
-from nestctl.lab.compare import Change, compare, wanted_plans
-from nestctl.lab.host import Host, has_domains, open_connection, plan_on, read_host
-from nestctl.lab.keys import LabKeys, find_keys
+from nestctl.lab.compare import Action, Change, compare, is_settled, wanted_plans
+from nestctl.lab.host import Host, has_domains, open_connection, read_host, read_host_facts
+from nestctl.lab.keys import find_keys
 from nestctl.lab.level import Level, SshAccess
+from nestctl.lab.network_plan import NetworkPlan
+from nestctl.lab.networks import NetworkChange, compare_networks
 from nestctl.lab.observe import Inside, Look, observe
-from nestctl.lab.plan import GuestPlan
-from nestctl.lab.render import render_domain, render_network
+from nestctl.lab.plan import GuestPlan, plan_lab, plan_networks
+from nestctl.lab.render import render_domain, render_filter, render_network
+from nestctl.lab.risk import Risk, read_risks
 from nestctl.model.lab import Lab
 
 
@@ -27,31 +30,60 @@ class Document:
     xml: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Preview:
+    """What `up` would do: with guests and inside them, with networks of this machine; and what speaks against it."""
+
+    guests: tuple[Change, ...]
+    networks: tuple[NetworkChange, ...] = ()
+    risks: tuple[Risk, ...] = ()
+
+    @property
+    def is_settled(self) -> bool:
+        return is_settled(self.guests) and all(it.action is Action.KEEP for it in self.networks)
+
+
 def preview_lab(lab: Lab, *, connect: str | None) -> tuple[Document, ...]:
     """Render everything that `up` defines, outermost first."""
-    host = read_host(connect)
-    changes = compare(*_plan(host, lab, find_keys(lab.name)))
-    return tuple(_preview(wanted_plans(changes), "this machine"))
+    preview = _look(lab, read_host(connect))
+    return (
+        *_preview_networks([it.plan for it in preview.networks if it.plan]),
+        *_preview(wanted_plans(preview.guests), "this machine"),
+    )
 
 
-def preview_changes(lab: Lab, *, connect: str | None) -> tuple[Change, ...]:
+def preview_changes(lab: Lab, *, connect: str | None) -> Preview:
     """Compare what is there at every level with what is wanted: exactly what `up` would do."""
     host = read_host(connect)
-    return compare(*_plan(host, lab, find_keys(lab.name)))
+    return replace(_look(lab, host), risks=read_risks(lab, is_emulated=host.is_emulated))
 
 
 def render_preview(documents: Iterable[Document]) -> dict[str, Any]:
     return {"schema": "nestctl.render/1", "documents": [asdict(document) for document in documents]}
 
 
-def _plan(host: Host, lab: Lab, keys: LabKeys | None) -> tuple[tuple[GuestPlan, ...], Inside]:
+def _look(lab: Lab, host: Host) -> Preview:
     """Plan a lab, and look what is there of it."""
     if not has_domains(host.uri):
-        return plan_on(host, lab, ()), Inside()
-    look = Look(lab=lab.name, keys=keys, access=SshAccess(), is_thorough=False)
+        facts = read_host_facts(host, lab, (), ())
+        networks = compare_networks(lab.name, plan_networks(lab, facts), (), ())
+        return Preview(guests=compare(plan_lab(lab, facts), Inside()), networks=networks)
+    look = Look(lab=lab.name, keys=find_keys(lab.name), access=SshAccess(), is_thorough=False)
     with open_connection(host.uri) as hypervisor:
         there = observe(Level(shell=LocalShell(), hypervisor=hypervisor), look)
-        return plan_on(host, lab, (it.domain for it in there.guests), hypervisor.list_networks()), there
+        networks_there, filters = hypervisor.list_networks(), hypervisor.list_filters()
+    facts = read_host_facts(host, lab, (it.domain for it in there.guests), networks_there)
+    return Preview(
+        guests=compare(plan_lab(lab, facts), there),
+        networks=compare_networks(lab.name, plan_networks(lab, facts), networks_there, filters),
+    )
+
+
+def _preview_networks(plans: Iterable[NetworkPlan]) -> Iterator[Document]:
+    for plan in plans:
+        if plan.filter:
+            yield Document(where="this machine", kind="filter", name=plan.filter.name, xml=render_filter(plan.filter))
+        yield Document(where="this machine", kind="network", name=plan.name, xml=render_network(plan))
 
 
 def _preview(plans: tuple[GuestPlan, ...], where: str) -> Iterator[Document]:

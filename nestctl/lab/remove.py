@@ -16,9 +16,10 @@ from nestctl.lab.converge import DEFAULT_JOBS, LOCK_TIMEOUT_S, Failure, raise_fa
 from nestctl.lab.host import open_connection
 from nestctl.lab.keys import LabKeys, find_keys
 from nestctl.lab.level import Access, Level, SshAccess, Step, list_own_domains
+from nestctl.lab.networks import remove_networks
 from nestctl.lab.parallel import run_all
 from nestctl.lab.plan import GUEST_DIRECTORY, Contact
-from nestctl.lab.render import Mark, parse_contact, parse_network_owner
+from nestctl.lab.render import Mark, parse_contact
 from nestctl.lab.store import forget_lab, lab_directory, lock_lab
 
 # How long a guest that is to be removed is given to answer, a level.
@@ -93,9 +94,7 @@ def take_down(level: Level, removal: Removal) -> None:
         for domain, mark in list_own_domains(level.hypervisor, removal.lab)
     ]
     run_all(tasks, jobs=DEFAULT_JOBS, stop=removal.stop)
-    for network in level.hypervisor.list_networks():
-        if parse_network_owner(network.xml) == removal.lab:
-            level.hypervisor.remove_network(network.name)
+    remove_networks(level.hypervisor, removal.lab)
 
 
 def _take_down_one(level: Level, domain: Domain, mark: Mark, removal: Removal) -> None:

@@ -17,7 +17,9 @@ from xml.sax.saxutils import escape
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from nestctl.lab.plan import Contact, GuestPlan, NetworkPlan
+from nestctl.lab.network_plan import FilterPlan, NetworkPlan
+from nestctl.lab.plan import Contact, GuestPlan
+from nestctl.model.quota import CPU_PERIOD_US, DISK_GROUP
 from nestctl.paths import resource
 
 NAMESPACE = "urn:nestctl:1"
@@ -47,12 +49,25 @@ def render_domain(plan: GuestPlan, *, created: str = "") -> str:
     text = json.dumps(plan.settings, separators=(",", ":"), ensure_ascii=False)
     settings = Markup(escape(text))  # noqa: S704 - XML's own escape, which leaves JSON's many quotes readable
     template = _environment().get_template("domain.xml.j2")
-    return template.render(guest=plan, created=created, settings=settings, namespace=NAMESPACE, emulator=EMULATOR)
+    return template.render(
+        guest=plan,
+        created=created,
+        settings=settings,
+        namespace=NAMESPACE,
+        emulator=EMULATOR,
+        cpu_period_us=CPU_PERIOD_US,
+        disk_group=DISK_GROUP,
+    )
 
 
 def render_network(network: NetworkPlan) -> str:
-    """Render the XML of the network a guest gives to its guests."""
+    """Render the XML of a network."""
     return _environment().get_template("network.xml.j2").render(network=network, namespace=NAMESPACE)
+
+
+def render_filter(plan: FilterPlan) -> str:
+    """Render the XML of the filter of a network's guests."""
+    return _environment().get_template("filter.xml.j2").render(filter=plan)
 
 
 def render_page(template: str, **values: Any) -> str:
@@ -86,10 +101,30 @@ def _parse_settings(text: str) -> Mapping[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
+@dataclass(frozen=True, kw_only=True)
+class NetworkMark:
+    """What nestctl wrote into a network's metadata; `label` is the name of a network of this machine in its lab."""
+
+    lab: str
+    label: str = ""
+
+
+def parse_network_mark(xml: str) -> NetworkMark | None:
+    """Find nestctl's mark in a network's XML; None when it is not ours."""
+    element = ElementTree.fromstring(xml).find(f"metadata/{{{NAMESPACE}}}network")  # noqa: S314
+    return NetworkMark(lab=element.get("lab", ""), label=element.get("label", "")) if element is not None else None
+
+
 def parse_network_owner(xml: str) -> str:
     """Find the lab that a network belongs to; empty when it is not ours."""
-    element = ElementTree.fromstring(xml).find(f"metadata/{{{NAMESPACE}}}network")  # noqa: S314
-    return element.get("lab", "") if element is not None else ""
+    mark = parse_network_mark(xml)
+    return mark.lab if mark else ""
+
+
+def parse_bridge(xml: str) -> str:
+    """Find the name of a network's bridge; empty when it has none."""
+    bridge = ElementTree.fromstring(xml).find("bridge")  # noqa: S314
+    return bridge.get("name", "") if bridge is not None else ""
 
 
 def parse_network_subnets(xml: str) -> Iterator[IPv4Network]:

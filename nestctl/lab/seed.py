@@ -66,7 +66,7 @@ def render_seed(plan: GuestPlan, keys: LabKeys) -> bytes:
         for path, content, mode in (
             ("etc/hostname", f"{plan.name}\n", 0o644),
             ("etc/hosts", _render_hosts(plan), 0o644),
-            ("etc/resolv.conf", f"nameserver {plan.uplink.dns}\n", 0o644),
+            ("etc/resolv.conf", f"nameserver {plan.uplink.dns}\n" if plan.uplink.dns else "", 0o644),
             ("etc/systemd/network/10-nestctl.network", _render_network(plan), 0o644),
             *_host_key_files(host),
             (

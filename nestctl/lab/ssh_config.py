@@ -71,7 +71,7 @@ def _render_hosts(plans: tuple[GuestPlan, ...], access: Access, outer: tuple[str
         jump = _names(outer, plan.lab, access)[0] if outer else access.jump
         lines = [
             f"Host {' '.join(names)}",
-            f"    HostName {plan.uplink.address if outer else '127.0.0.1'}",
+            f"    HostName {'127.0.0.1' if plan.uplink.port else plan.uplink.address}",
             f"    Port {plan.uplink.port or 22}",
             "    User root",
             f"    HostKeyAlias {plan.name}",

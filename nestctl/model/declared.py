@@ -7,7 +7,18 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from nestctl.model.lab import MOST_GUESTS, MOST_OUTERMOST, NAME_PATTERN, Name, OnExpiry, Settings, Ttl
+from nestctl.model.lab import (
+    MOST_GUESTS,
+    MOST_OUTERMOST,
+    NAME_PATTERN,
+    AcceptedRisks,
+    Name,
+    OnExpiry,
+    Settings,
+    Trust,
+    Ttl,
+)
+from nestctl.model.network import Network
 
 # A name, or a text that becomes one when a row of a roster is put into it.
 NameTemplate = Annotated[
@@ -19,6 +30,25 @@ _ABOUT_DEFAULTS = "that do not say otherwise themselves; labels and seeds add up
 
 class Defaults(Settings):
     """Settings of guests that do not say otherwise."""
+
+
+_ABOUT_FOR_EACH = (
+    "A roster beside the lab file (.csv with a head line, or .yaml with a list of mappings): one {} for each row. "
+    "'{{{{ row.COLUMN }}}}' stands for a value of it in "
+)
+
+
+class DeclaredNetwork(Network):
+    """A network of a lab file, or one for each row of a roster."""
+
+    for_each: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            max_length=1000,
+            description=_ABOUT_FOR_EACH.format("network") + "the network's name.",
+        ),
+    ] = None
 
 
 class DeclaredGuest(Settings):
@@ -37,11 +67,17 @@ class DeclaredGuest(Settings):
         Field(
             min_length=1,
             max_length=1000,
-            description="A roster beside the lab file (.csv with a head line, or .yaml with a list of mappings): one "
-            "guest for each row. '{{ row.COLUMN }}' stands for a value of it in the guest's name and seed, and in "
-            "those of the guests inside.",
+            description=_ABOUT_FOR_EACH.format("guest")
+            + "the guest's name, network and seed, and in those of the guests inside.",
         ),
     ] = None
+    network: Annotated[
+        str,
+        Field(
+            description="One of the lab's networks, for a guest of this machine. When empty, QEMU's user-mode network: "
+            "a forwarded port of this machine's leads to the guest."
+        ),
+    ] = ""
     defaults: Annotated[
         Defaults, Field(description=f"Settings of the guests inside, at any depth, {_ABOUT_DEFAULTS}.")
     ] = Defaults()
@@ -72,6 +108,12 @@ class DeclaredLab(BaseModel):
     ] = ""
     ttl: Ttl = ""
     on_expiry: OnExpiry = "stop"
+    trust: Trust = "own"
+    accepted_risks: AcceptedRisks = ()
+    networks: Annotated[
+        Mapping[NameTemplate, DeclaredNetwork],
+        Field(max_length=MOST_GUESTS, description="Networks for guests of this machine, by name."),
+    ] = {}
     defaults: Annotated[Defaults, Field(description=f"Settings of all guests {_ABOUT_DEFAULTS}.")] = Defaults()
     guests: Annotated[
         Mapping[NameTemplate, DeclaredGuest],

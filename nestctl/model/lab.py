@@ -7,6 +7,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from nestctl.model.network import Network
+from nestctl.model.quota import QEMU_RESERVE_MIB, Quota
 from nestctl.model.seed import Seed
 
 # A DNS label (RFC 1123), short enough that '<lab>-<guest>' fits a host name and a UNIX socket path of libvirt's.
@@ -62,6 +64,7 @@ class Settings(BaseModel):
         Mapping[LabelName, LabelValue],
         Field(max_length=50, description="Names and values of your own, kept with the domain: a course, an owner."),
     ] = {}
+    quota: Annotated[Quota, Field(description="What it may take of the machine that runs it.")] = Quota()
     seed: Annotated[
         Seed, Field(description="What is put into the guest, and run there once, before it says that it is ready.")
     ] = Seed()
@@ -75,6 +78,14 @@ class Guest(Settings):
         Field(max_length=MOST_GUESTS, description="The guests inside this guest, by name; it is a hypervisor then."),
     ] = {}
 
+    network: Annotated[
+        str,
+        Field(
+            description="One of the lab's networks, for a guest of this machine. When empty, QEMU's user-mode network: "
+            "a forwarded port of this machine's leads to the guest."
+        ),
+    ] = ""
+
     @property
     def is_hypervisor(self) -> bool:
         return bool(self.guests) if self.nesting is None else self.nesting
@@ -83,6 +94,25 @@ class Guest(Settings):
     def _nesting_is_on_for_guests(self) -> Self:
         if self.guests and not self.is_hypervisor:
             raise ValueError("it has guests, and 'nesting: false' keeps it from running any")
+        return self
+
+    @model_validator(mode="after")
+    def _memory_limit_has_room(self) -> Self:
+        limit_mib, needed_mib = self.quota.memory_limit_mib, self.memory_mib + QEMU_RESERVE_MIB
+        if limit_mib is not None and limit_mib < needed_mib:
+            raise ValueError(
+                f"its quota's memory_limit_mib of {limit_mib} would end it: it needs its memory_mib of "
+                f"{self.memory_mib}, and QEMU up to {QEMU_RESERVE_MIB} MiB more: give {needed_mib} or more"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _only_the_outermost_are_on_networks(self) -> Self:
+        if on := [name for name, guest in self.guests.items() if guest.network]:
+            raise ValueError(
+                f"'{on[0]}' inside it has a 'network': that is for guests of this machine; what is inside a guest is "
+                "on a network of that guest's"
+            )
         return self
 
     @model_validator(mode="after")
@@ -111,6 +141,24 @@ OnExpiry = Annotated[
 ]
 
 
+Trust = Annotated[
+    Literal["own", "untrusted"],
+    Field(
+        description="Whose guests these are: your own, or of people who may attack this machine and each other. "
+        "Untrusted guests get no way out but their networks, and what 'nestctl check --untrusted' finds here is shown, "
+        "and has to be accepted before they may nest."
+    ),
+]
+AcceptedRisks = Annotated[
+    tuple[Annotated[str, StringConstraints(pattern=r"^safety\.[a-z0-9_]{1,40}$")], ...],
+    Field(
+        strict=False,
+        max_length=50,
+        description="Findings of 'nestctl check --untrusted', such as safety.smt, that you have looked at and accept.",
+    ),
+]
+
+
 class Lab(BaseModel):
     """A lab with every guest written out: what a lab file declares, expanded (see nestctl.lab.expand)."""
 
@@ -126,6 +174,12 @@ class Lab(BaseModel):
     ] = ""
     ttl: Ttl = ""
     on_expiry: OnExpiry = "stop"
+    trust: Trust = "own"
+    accepted_risks: AcceptedRisks = ()
+    networks: Annotated[
+        Mapping[Name, Network],
+        Field(max_length=MOST_GUESTS, description="Networks for guests of this machine, by name."),
+    ] = {}
     guests: Annotated[
         Mapping[Name, Guest],
         Field(
@@ -142,6 +196,19 @@ class Lab(BaseModel):
             if name in seen:
                 raise ValueError(f"two guests are called '{name}'; a guest's name is unique in the whole lab")
             seen.add(name)
+        return self
+
+    @model_validator(mode="after")
+    def _networks_are_there(self) -> Self:
+        for name, guest in self.guests.items():
+            if guest.network and guest.network not in self.networks:
+                known = ", ".join(self.networks) or "none"
+                raise ValueError(f"the guest '{name}' is on the network '{guest.network}'; 'networks' has {known}")
+            if guest.quota.has_network and not guest.network:
+                raise ValueError(
+                    f"the guest '{name}' has a quota of network throughput, and QEMU's user-mode network knows none: "
+                    "give it a 'network'"
+                )
         return self
 
 

@@ -25,7 +25,7 @@ from nestctl.adapters.libvirt import (
 from nestctl.adapters.libvirt import _explain as explain
 from nestctl.deadline import Deadline
 from nestctl.errors import HypervisorError, UsageError
-from nestctl.lab.plan import NetworkPlan
+from nestctl.lab.network_plan import NetworkPlan
 from nestctl.lab.render import parse_mark, parse_network_owner, render_domain, render_network
 from tests.builders import lab_of_depth, plan_of_depth, plans_of
 from tests.contract.conftest import environment

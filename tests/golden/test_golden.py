@@ -3,6 +3,7 @@
     NAME/lab.yaml  NAME/facts.json                       what is given
     NAME/before.yaml  NAME/changes.txt                   for some: a lab that is up, and the plan to make it the other
     NAME/plan.json  NAME/GUEST.domain.xml  NAME/GUEST.network.xml  NAME/GUEST.seed.txt
+    NAME/lab-NETWORK.network.xml  NAME/lab-NETWORK.nwfilter.xml          for a lab with networks of this machine's
 
 `pytest tests/golden --update-golden` writes them; review the difference like code.
 """
@@ -22,13 +23,15 @@ from rich.console import Console
 
 from nestctl.adapters.process import LocalShell
 from nestctl.deadline import Deadline
-from nestctl.lab.addresses import allocate_subnets
+from nestctl.lab.addresses import allocate_networks, allocate_subnets
 from nestctl.lab.compare import Change, compare
 from nestctl.lab.diff import render_changes_tree
 from nestctl.lab.parse import read_lab
-from nestctl.lab.plan import GuestPlan, HostFacts, depth_of, host_place, plan_lab, walk_plans
-from nestctl.lab.render import render_domain, render_network
+from nestctl.lab.plan import GuestPlan, HostFacts, depth_of, host_place, plan_lab, plan_networks, walk_plans
+from nestctl.lab.preview import Preview
+from nestctl.lab.render import render_domain, render_filter, render_network
 from nestctl.lab.seed import render_seed
+from nestctl.model.quota import Quota
 from nestctl.model.seed import Seed
 from tests.builders import recognizable_keys, seen
 from tests.needs import missing, need_program
@@ -55,10 +58,19 @@ def test_a_lab_gives_what_lies_beside_it(case: str, request: pytest.FixtureReque
 
 
 def test_there_are_cases_for_every_kind_of_host_and_shape() -> None:
-    assert {"single-kvm-intel", "single-kvm-amd", "single-tcg", "depth-3", "siblings", "class", "changed"} <= set(CASES)
+    assert {
+        "single-kvm-intel",
+        "single-kvm-amd",
+        "single-tcg",
+        "depth-3",
+        "siblings",
+        "class",
+        "changed",
+        "tenants",
+    } <= set(CASES)
 
 
-@pytest.mark.parametrize("kind", ["domain", "network"])
+@pytest.mark.parametrize("kind", ["domain", "network", "nwfilter"])
 def test_every_document_is_valid_by_libvirts_own_schema(kind: str) -> None:
     """RELAX NG: what libvirt's parser would drop without a word is an error here."""
     xmllint = need_program("xmllint", "libxml2-utils")
@@ -84,6 +96,8 @@ def render_case(directory: Path) -> dict[str, str]:
     """Everything that is rendered of a case, by file name."""
     lab = read_lab(directory / "lab.yaml")
     facts = json.loads((directory / "facts.json").read_text())
+    routes = [ipaddress.IPv4Network(it) for it in facts["routes"]]
+    subnets = allocate_subnets(depth_of(lab.guests), routes)
     host = HostFacts(
         place=host_place(
             Path(facts["directory"]),
@@ -93,8 +107,10 @@ def render_case(directory: Path) -> dict[str, str]:
         ),
         cpu_feature=facts["cpu_feature"],
         image_digest=facts["image_digest"],
-        subnets=allocate_subnets(depth_of(lab.guests), map(ipaddress.IPv4Network, facts["routes"])),
+        subnets=subnets,
         ports=facts["ports"],
+        networks=allocate_networks(lab.networks, (*routes, *subnets), {}),
+        own_addresses=tuple(facts.get("own_addresses", ())),
     )
     plans = plan_lab(lab, host)
     keys = recognizable_keys(lab.guests)
@@ -102,6 +118,10 @@ def render_case(directory: Path) -> dict[str, str]:
         there = seen(plan_lab(read_lab(directory / "before.yaml"), host))
         return {"changes.txt": show_changes(lab.name, compare(plans, there))}
     files = {"plan.json": json.dumps([asdict(plan) for plan in plans], indent=2, default=_plain) + "\n"}
+    for network in plan_networks(lab, host):
+        files[f"lab-{network.label}.network.xml"] = render_network(network)
+        if network.filter:
+            files[f"lab-{network.label}.nwfilter.xml"] = render_filter(network.filter)
     for plan in walk_plans(plans):
         files[f"{plan.name}.domain.xml"] = render_domain(plan)
         files[f"{plan.name}.seed.txt"] = list_seed(render_seed(plan, keys))
@@ -114,7 +134,7 @@ def show_changes(lab: str, changes: tuple[Change, ...]) -> str:
     """What 'nestctl plan' prints."""
     console = Console(width=160, color_system=None)
     with console.capture() as capture:
-        console.print(render_changes_tree(lab, changes))
+        console.print(render_changes_tree(lab, Preview(guests=changes)))
     return "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines())
 
 
@@ -133,5 +153,7 @@ def list_seed(seed: bytes) -> str:
 def _plain(value: Any) -> Any:
     if isinstance(value, Seed):
         return value.model_dump(mode="json")
+    if isinstance(value, Quota):
+        return value.given()
     assert isinstance(value, PurePosixPath | GuestPlan)
     return str(value)

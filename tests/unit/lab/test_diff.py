@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nestctl.lab.compare import Action, compare, is_settled
+from nestctl.lab.compare import Action, compare, is_settled, walk_changes
 from nestctl.lab.diff import render_changes, render_changes_tree, summarize
 from nestctl.lab.observe import Inside
 from nestctl.model.lab import Guest, Lab
@@ -22,7 +22,7 @@ def shown(wanted: Lab, bench: Bench) -> list[str]:
 
     console = Console(width=200, color_system=None)
     with console.capture() as capture:
-        console.print(render_changes_tree("demo", bench.plan(wanted)))
+        console.print(render_changes_tree("demo", bench.preview(wanted)))
     return [line.strip(" │├└─") for line in capture.get().splitlines()]
 
 
@@ -72,17 +72,17 @@ def test_what_is_not_wanted_and_what_cannot_be_seen_are_shown() -> None:
 def test_the_document_says_the_same() -> None:
     bench = Bench()
     bench.up(lab())
-    document = render_changes("demo", bench.plan(lab(disk_gib=9)))
+    document = render_changes("demo", bench.preview(lab(disk_gib=9)))
     assert (document["schema"], document["is_empty"]) == ("nestctl.plan/1", False)
     first = document["guests"][0]
     assert first["action"] == "recreate"
     assert first["differences"] == [{"setting": "disk_gib", "there": 8, "wanted": 9}]
     assert [it["action"] for it in first["guests"]] == ["create"]
-    assert render_changes("demo", bench.plan(lab()))["is_empty"] is True
+    assert render_changes("demo", bench.preview(lab()))["is_empty"] is True
 
 
 def test_every_action_can_be_summed_up() -> None:
     changes = compare(plans_of(lab()), Inside())
-    assert summarize(changes) == "3 to create"
+    assert summarize(walk_changes(changes)) == "3 to create"
     assert not is_settled(changes)
     assert {it.value for it in Action} >= {"create", "start", "change", "restart", "recreate", "remove"}
