@@ -107,7 +107,7 @@ def test_a_student_connects_to_no_socket_of_the_host(ssh, tmp_path: Path) -> Non
                 with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
                     assert connection.recv(1) == b""
             finally:
-                forwarding.terminate()
+                forwarding.kill()
         with pytest.raises(BlockingIOError):
             listener.accept()
 
