@@ -38,7 +38,8 @@ class Advisory:
 
     `introduced` are the versions the flaw came in with: the mainline's, and those of older stable series that got it
     by a backport; none means that it was always there. `fixed` has one version a stable series; `mainline` is the
-    first version of the mainline that has the fix, and every later series has it from its start.
+    first version of the mainline that has the fix, and every later series has it from its start. It is None where no
+    record of the CVE could be read: then no version is known, and `source` says why.
     """
 
     id: str
@@ -46,7 +47,7 @@ class Advisory:
     what: str
     introduced: tuple[KernelVersion, ...]
     fixed: tuple[KernelVersion, ...]
-    mainline: KernelVersion
+    mainline: KernelVersion | None
     vendor: Vendor
     reach: Reach
     harm: Harm
@@ -70,8 +71,8 @@ class Advisory:
         )
 
     def has_fix(self, version: KernelVersion) -> bool:
-        fix = self.fix_for(version)
-        return version >= (fix or self.mainline)
+        fix = self.fix_for(version) or self.mainline
+        return fix is not None and version >= fix
 
     def fix_for(self, version: KernelVersion) -> KernelVersion | None:
         """Return the version of the same stable series that has the fix; None where none is listed."""

@@ -12,7 +12,7 @@ from nestctl.check.advisories.table import CVE_ID, AdvisoryTable, parse_advisory
 from nestctl.errors import UsageError
 
 _RANGES = frozenset({"introduced", "fixed", "mainline", "source"})
-_KEPT = frozenset({"id", "name", "what", "vendor", "reach", "harm", "has_public_exploit"})
+_KEPT = frozenset({"id", "name", "what", "vendor", "reach", "harm", "has_public_exploit", "unread"})
 
 
 def read_source(path: Path) -> tuple[Mapping[str, Any], ...]:
@@ -41,7 +41,10 @@ def make_table(rows: tuple[Mapping[str, Any], ...], records: Path, day: str) -> 
 
 def _complete(row: Mapping[str, Any], records: Path) -> dict[str, Any]:
     complete = {"name": "", "has_public_exploit": False, "introduced": [], **row}
-    if not _RANGES & set(row):
+    unread = complete.pop("unread", "")
+    if unread and _find_place(row["id"], records) is None:
+        complete |= {"fixed": [], "mainline": None, "source": unread}
+    elif not _RANGES & set(row):
         complete |= _columns_of(_read_record(row["id"], records), row["id"])
     return complete
 
@@ -71,16 +74,19 @@ def _read_record(cve_id: str, records: Path) -> Ranges:
 
 def find_record(cve_id: str, records: Path) -> Path:
     """Find a record, in the tree of cvelistV5 (cves/2026/53xxx/) or lying in the directory itself."""
-    _, year, number = cve_id.split("-")
-    inside = Path(year, f"{number[:-3]}xxx", f"{cve_id}.json")
-    places = (records / "cves" / inside, records / inside, records / f"{cve_id}.json")
-    for place in places:
-        if place.is_file():
-            return place
+    if place := _find_place(cve_id, records):
+        return place
     raise UsageError(
         f"There is no record of {cve_id} in '{records}'.",
         hint="Give the directory of a clone of https://github.com/CVEProject/cvelistV5.",
     )
+
+
+def _find_place(cve_id: str, records: Path) -> Path | None:
+    _, year, number = cve_id.split("-")
+    inside = Path(year, f"{number[:-3]}xxx", f"{cve_id}.json")
+    places = (records / "cves" / inside, records / inside, records / f"{cve_id}.json")
+    return next((place for place in places if place.is_file()), None)
 
 
 def describe_changes(before: AdvisoryTable, after: AdvisoryTable) -> Iterator[str]:

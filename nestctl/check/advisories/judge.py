@@ -44,6 +44,8 @@ def _judge(release: Release, advisory: Advisory, named_fixed: Collection[str]) -
 
 def _judge_version(release: Release, advisory: Advisory) -> tuple[Standing, str]:
     version = release.version
+    if advisory.mainline is None:
+        return Standing.UNKNOWN, "the fixed versions are not known to this table"
     if version is None:
         return Standing.UNKNOWN, f"'{release.text}' is no version"
     if release.basis is Basis.OPAQUE:

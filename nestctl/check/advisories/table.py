@@ -15,7 +15,7 @@ from nestctl.check.advisories.advisory import Advisory, Harm, Reach, Vendor
 from nestctl.check.advisories.version import KernelVersion, parse_version
 from nestctl.errors import UsageError
 
-TABLE_SCHEMA = "nestctl.advisories/1"
+TABLE_SCHEMA = "nestctl.advisories/2"  # 1: 'mainline' was never null
 TABLE = Path(__file__).with_name("table.json")
 
 CVE_ID = re.compile(r"CVE-\d{4}-\d{4,7}", re.ASCII)
@@ -75,13 +75,14 @@ def parse_advisory(row: Any, name: str) -> Advisory:
     fixed = read.versions("fixed")
     if len({fix.series for fix in fixed}) != len(fixed):
         raise read.wrong("fixed", "versions of different series")
+    is_unread = row["mainline"] is None and not fixed  # no record of it could be read
     return Advisory(
         id=cve_id,
         name=read.text("name"),
         what=read.sentence("what"),
         introduced=read.versions("introduced"),
         fixed=fixed,
-        mainline=read.version("mainline"),
+        mainline=None if is_unread else read.version("mainline"),
         vendor=read.choice("vendor", Vendor),
         reach=read.choice("reach", Reach),
         harm=read.choice("harm", Harm),

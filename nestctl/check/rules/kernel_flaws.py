@@ -105,6 +105,8 @@ def find_kernel_flaws(facts: Facts) -> Finding:
     if vulnerable := [it for it in reached if it.standing is Standing.VULNERABLE]:
         return _open(facts, release, vulnerable, table)
     if unknown := [it for it in reached if it.standing is Standing.UNKNOWN]:
+        if all(it.advisory.mainline is None for it in unknown):
+            return _versions_unknown(release, unknown, table)
         return _vendor_unknown(facts, release, unknown)
     return _closed(release, judgements, table)
 
@@ -135,6 +137,20 @@ def _vendor_unknown(facts: Facts, release: Release, judgements: Sequence[Judgeme
         ),
         evidence=f"Linux {release.title}, {_say_changelog(facts)}: {_list(judgements)}{_live_patches(facts)}",
         fix=f"Bring the kernel's package up to date, boot it, and look into the vendor's tracker{where}",
+    )
+
+
+def _versions_unknown(release: Release, judgements: Sequence[Judgement], table: AdvisoryTable) -> Finding:
+    """Say that only advisories are left of which the table knows no versions."""
+    names = ", ".join(it.advisory.title for it in judgements)
+    record = f"https://www.cve.org/CVERecord?id={_worst(judgements).id}"
+    return Finding(
+        name="safety.kernel",
+        status=Status.UNKNOWN,
+        summary=f"which kernels have the fix of {names} is not known to nestctl; nothing else is open in this one",
+        evidence=f"Linux {release.title}, table of {table.as_of}: "
+        + "; ".join(f"{it.advisory.title}, {it.advisory.what}: {it.advisory.source}" for it in judgements),
+        fix=f"Compare this kernel with the versions in the record, {record}, or with the vendor's tracker.",
     )
 
 
@@ -199,7 +215,7 @@ def _complete(series: tuple[int, ...], advisories: Sequence[Advisory]) -> Kernel
     fixes = []
     for advisory in advisories:
         start = KernelVersion(series=series)
-        fix = advisory.fix_for(start) or (start if start >= advisory.mainline else None)
+        fix = advisory.fix_for(start) or (start if advisory.has_fix(start) else None)
         if fix is None and advisory.is_affected(start):
             return None
         fixes.append(fix or start)

@@ -131,6 +131,17 @@ source = "constructed"
 """
 
 
+UNREAD = """
+[[advisory]]
+id = "CVE-2026-53359"
+what = "one whose record is not there yet"
+vendor = "both"
+reach = "shadow"
+harm = "host"
+unread = "no copy of its record could be read"
+"""
+
+
 def script(*words: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         (sys.executable, ROOT / "script/advisories", *words), capture_output=True, text=True, timeout=60, check=False
@@ -154,6 +165,17 @@ def test_the_script_writes_the_table_says_what_changed_and_then_nothing(tmp_path
     source.write_text(SOURCE.replace('"5.10.28"', '"5.10.28", "5.11.12"').replace("shadow", "any"), encoding="utf-8")
     again = script(*words)
     assert again.stdout == ("CVE-2021-29657: fixed: 5.10.28 -> 5.10.28 5.11.12\nCVE-2026-53359: reach: shadow -> any\n")
+
+
+def test_a_row_without_a_record_has_no_versions_until_there_is_one(tmp_path: Path) -> None:
+    source, table = tmp_path / "source.toml", tmp_path / "table.json"
+    source.write_text(UNREAD, encoding="utf-8")
+    assert script(tmp_path, "--source", source, "--table", table).stdout == "CVE-2026-53359: new\n"
+    (unread,) = parse_table(table.read_text(encoding="utf-8"), "table.json").advisories
+    assert (unread.mainline, unread.fixed, unread.source) == (None, (), "no copy of its record could be read")
+    assert "CVE-2026-53359: mainline: None -> 7.2\n" in script(RECORDS, "--source", source, "--table", table).stdout
+    (read_now,) = parse_table(table.read_text(encoding="utf-8"), "table.json").advisories
+    assert read_now.source.startswith("record of CVE-2026-53359")
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,13 @@ INTEL = {"vendor": "GenuineIntel", "vmx": True, "svm": False, "hypervisor": Fals
 SAFE = {"l1tf": "Not affected", "mds": "Not affected", "itlb_multihit": "Not affected"}
 
 
+def changelog(*numbers: str, is_complete: bool = True) -> dict[str, Any]:
+    return {"files": ["/usr/share/doc/x/changelog.gz"], "is_complete": is_complete, "cves": {"2026": " ".join(numbers)}}
+
+
+UNREAD = "98863"  # of which the table knows no versions: only a changelog can say that it is fixed
+
+
 def facts(*, offers: bool | None = True, **host: Any) -> Facts:
     """A safe Intel machine that gives guests VMX, with other answers where they are named; None: no answer."""
     answers = {
@@ -48,6 +55,7 @@ def facts(*, offers: bool | None = True, **host: Any) -> Facts:
         "cpu_vulnerabilities": SAFE,
         "smt_active": False,
         "ksm_run": 0,
+        "fixed_cves": changelog(UNREAD),
         **host,
     }
     document = {
@@ -179,12 +187,19 @@ DEBIAN: dict[str, Any] = {
 }
 
 
-def changelog(*numbers: str, is_complete: bool = True) -> dict[str, Any]:
-    return {"files": ["/usr/share/doc/x/changelog.gz"], "is_complete": is_complete, "cves": {"2026": " ".join(numbers)}}
+def test_where_only_the_versions_of_an_advisory_are_not_known_that_is_said() -> None:
+    machine = facts(fixed_cves=None)
+    finding = find_kernel_flaws(machine)
+    assert finding.status is Status.UNKNOWN
+    assert "which kernels have the fix of CVE-2026-98863 is not known" in finding.summary
+    assert "no copy of its record could be read" in finding.evidence
+    assert finding.fix.count("https://www.cve.org/CVERecord?id=CVE-2026-98863") == 1
+    assert answer(machine) is Verdict.UNKNOWN
+    assert find_kernel_flaws(facts(fixed_cves=None, offers=False)).status is Status.PASS  # and no guest reaches it
 
 
 def test_a_vendor_s_kernel_is_unknown_and_the_vendor_s_tracker_is_named() -> None:
-    finding = find_kernel_flaws(facts(**DEBIAN))
+    finding = find_kernel_flaws(facts(**DEBIAN, fixed_cves=None))
     assert finding.status is Status.UNKNOWN
     assert "vendor status unknown" in finding.summary
     assert "6.1.0-18-amd64 (on 6.1.188)" in finding.evidence
@@ -195,9 +210,9 @@ def test_a_vendor_s_kernel_is_unknown_and_the_vendor_s_tracker_is_named() -> Non
 
 
 def test_a_changelog_that_names_all_that_is_open_makes_it_safe() -> None:
-    left = ["64561", "46113"]
+    left = ["64561", "46113", UNREAD]
     assert answer(facts(**DEBIAN, fixed_cves=changelog(*left))) is Verdict.YES
-    some = find_kernel_flaws(facts(**DEBIAN, fixed_cves=changelog(left[1], is_complete=False)))
+    some = find_kernel_flaws(facts(**DEBIAN, fixed_cves=changelog(left[1], UNREAD, is_complete=False)))
     assert some.status is Status.UNKNOWN
     assert "/usr/share/doc/x/changelog.gz (of which only a part was read) does not name these" in some.evidence
     assert "CVE-2026-64561" in some.evidence
@@ -373,6 +388,7 @@ def test_safety_counts_only_for_strangers(host: dict[str, Any], exit_code: ExitC
             "cpu_vulnerabilities": known(SAFE),
             "modules": known({"kvm_intel": module(nested="Y", ept="Y")}),
             "ksm_run": known(0),
+            "fixed_cves": known(changelog(UNREAD)),
             **{name: known(value) if value is not None else {} for name, value in host.items()},
         },
         "cpuid": known(INTEL),
@@ -393,8 +409,8 @@ def test_safety_counts_only_for_strangers(host: dict[str, Any], exit_code: ExitC
 @pytest.mark.parametrize(
     ("machine", "plain", "untrusted"),
     [
-        ("safety-fixed-6.12", 0, 0),
-        ("safety-debian-changelog", 0, 0),
+        ("safety-fixed-6.12", 0, 3),
+        ("safety-debian-changelog", 0, 3),
         ("safety-open-6.1", 0, 1),
         ("safety-l1tf-unmitigated", 0, 1),
         ("safety-old-kernel", 0, 1),
