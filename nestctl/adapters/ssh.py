@@ -150,7 +150,7 @@ class SshShell:
         mark = f"NESTCTL_RUN={secrets.token_hex(8)}"
         try:
             with self.transport.open_session(timeout=deadline.remaining_s) as channel:
-                channel.exec_command(f"{mark} {shlex.join(command)}")
+                start_command(channel, f"{mark} {shlex.join(command)}", deadline)
                 exit_code, stdout, stderr = _exchange(channel, stdin, deadline)
         except (paramiko.SSHException, EOFError, OSError) as error:
             deadline.check()
@@ -168,8 +168,9 @@ class SshShell:
     def _end(self, mark: str) -> None:
         failures = suppress(DeadlineError, OSError, EOFError, paramiko.SSHException)
         with failures, self.transport.open_session(timeout=_END_S) as channel:
-            channel.exec_command(shlex.join(("sh", "-c", _END_COMMAND, "sh", mark)))
-            _exchange(channel, b"", Deadline.after(_END_S, "Ending a command"))
+            deadline = Deadline.after(_END_S, "Ending a command")
+            start_command(channel, shlex.join(("sh", "-c", _END_COMMAND, "sh", mark)), deadline)
+            _exchange(channel, b"", deadline)
 
     @contextmanager
     def open_socket_to(self, command: Sequence[str]) -> Iterator[Path]:
@@ -276,6 +277,20 @@ def _log_in(transport: paramiko.Transport, name: str, identity: Identity, deadli
         )
     transport.auth_publickey(identity.user, paramiko.Ed25519Key.from_private_key(io.StringIO(identity.client_key)))
     transport.set_keepalive(15)
+
+
+def start_command(channel: paramiko.Channel, command: str, deadline: Deadline) -> None:
+    """Have the server start a command. Raises `SSHException` when it has not said by the deadline that it will.
+
+    paramiko waits for that answer without an end, and a machine that hangs never gives it.
+    """
+    timer = threading.Timer(deadline.remaining_s, channel.close)
+    timer.daemon = True
+    timer.start()
+    try:
+        channel.exec_command(command)
+    finally:
+        timer.cancel()
 
 
 def _exchange(channel: paramiko.Channel, stdin: bytes, deadline: Deadline) -> tuple[int, bytes, bytes]:

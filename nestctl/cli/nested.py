@@ -19,16 +19,20 @@ Persist = Annotated[
 ]
 Now = Annotated[bool, typer.Option("--now", help="Load the module again. Refused while guests run.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be changed.")]
+Timeout = Annotated[float, typer.Option("--timeout", metavar="SECONDS", min=0.1, help="Time for all of it.")]
 _HERE = "localhost"
+_LOOK_S, _SWITCH_S = 120.0, 900.0  # an emulated guest of an emulated guest needs as long
 
 
 @app.command()
 def status(
-    target: TargetArgument = _HERE, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
+    target: TargetArgument = _HERE,
+    timeout_s: Timeout = _LOOK_S,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what is in effect, on disk and on the boot line, and who uses the module. Changes nothing.
 
-    Exit code 0: nesting is on in the loaded module. 1: it is off, or no module is loaded.
+    Exit code 0: nesting is on in the loaded module. 1: it is off, or no module is loaded. 3: the machine did not say.
     """
     from nestctl.console import print_json, print_result
     from nestctl.errors import ExitCode
@@ -36,7 +40,7 @@ def status(
     from nestctl.targets.switch import look_at
     from nestctl.targets.target import parse_target
 
-    state = look_at(parse_target(target))
+    state = look_at(parse_target(target), timeout_s)
     if as_json:
         print_json(render_state_json(target, state))
     else:
@@ -46,32 +50,47 @@ def status(
 
 
 @app.command()
-def on(target: TargetArgument = _HERE, persist: Persist = False, now: Now = False, dry_run: DryRun = False) -> None:
+def on(
+    target: TargetArgument = _HERE,
+    persist: Persist = False,
+    now: Now = False,
+    dry_run: DryRun = False,
+    timeout_s: Timeout = _SWITCH_S,
+) -> None:
     """Switch nesting on, through the playbook nested.yml (needs Ansible here) and as root there.
 
     Exit code 0: done, also when there was nothing to change. 1: refused: guests run, or only the boot line helps.
+    3: the machine stopped answering. 4: it failed, and everything is as it was.
     """
-    _switch(target, on=True, persist=persist, now=now, dry_run=dry_run)
+    _switch(target, on=True, persist=persist, now=now, dry_run=dry_run, timeout_s=timeout_s)
 
 
 @app.command()
-def off(target: TargetArgument = _HERE, persist: Persist = False, now: Now = False, dry_run: DryRun = False) -> None:
+def off(
+    target: TargetArgument = _HERE,
+    persist: Persist = False,
+    now: Now = False,
+    dry_run: DryRun = False,
+    timeout_s: Timeout = _SWITCH_S,
+) -> None:
     """Switch nesting off, in the same way."""
-    _switch(target, on=False, persist=persist, now=now, dry_run=dry_run)
+    _switch(target, on=False, persist=persist, now=now, dry_run=dry_run, timeout_s=timeout_s)
 
 
-def _switch(name: str, *, on: bool, persist: bool, now: bool, dry_run: bool) -> None:
+def _switch(name: str, *, on: bool, persist: bool, now: bool, dry_run: bool, timeout_s: float) -> None:
     from nestctl.console import print_result, step
+    from nestctl.deadline import Deadline
     from nestctl.errors import ExitCode
     from nestctl.targets.switch import Wanted, look_at, refuse, render_switched, switch
     from nestctl.targets.target import parse_target
 
     target = parse_target(name)
     wanted = Wanted(on=on, persist=persist or not now, now=now)
-    before = look_at(target)
+    deadline = Deadline.after(timeout_s, f"Switching nesting on '{target.name}'")
+    before = look_at(target, min(_LOOK_S, timeout_s))
     if reason := refuse(before, wanted):
         print_result(reason)
         raise typer.Exit(ExitCode.NO)
     with step(f"Running the playbook nested.yml on {target.name}" + (" in check mode" if dry_run else "")):
-        switched = switch(target, before, wanted, dry_run=dry_run)
-    print_result(render_switched(before, switched, wanted, dry_run=dry_run))
+        switched = switch(target, before, wanted, dry_run=dry_run, deadline=deadline)
+    print_result(render_switched(target, before, switched, wanted, dry_run=dry_run))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from nestctl.adapters.shell import Shell
 from nestctl.deadline import Deadline
 from nestctl.errors import NotFoundOutError
 from nestctl.paths import resource
+from nestctl.targets.target import THIS_MACHINE
 
 STATE_SCHEMA = "nestctl.nested/1"
 
@@ -114,22 +116,25 @@ def say_users(state: ModuleState) -> str:
     return "nobody" if state.is_root or state.state == "loaded" else "unknown: only root sees what others run"
 
 
-def say_left(state: ModuleState, wanted: bool) -> str:
+def command_for(target: str, words: str) -> str:
+    """Return a command of nestctl's for a target, as one types it."""
+    return shlex.join(["nestctl", *words.split(), *([] if target == THIS_MACHINE else [target])])
+
+
+def say_left(target: str, state: ModuleState, wanted: bool) -> str:
     """Say what is left to do until the parameter is what was wanted; empty when it is."""
     if state.is_on is wanted:
         return ""
     number = int(wanted)
+    command = command_for(target, f"nested {say_switch(wanted)} --now")
     if state.state == "absent":
         return f"'{state.name}' is not loaded, and gets nested={number} when it is."
     if state.is_in_use:
         return (
-            f"'{state.name}' runs with nested={state.value} and is used by {say_users(state)}: end that, then 'nestctl "
-            f"nested {say_switch(wanted)} --now', or reboot."
+            f"'{state.name}' runs with nested={state.value} and is used by {say_users(state)}: end that, then "
+            f"'{command}', or reboot."
         )
-    return (
-        f"'{state.name}' runs with nested={state.value}: 'nestctl nested {say_switch(wanted)} --now' loads it again, "
-        "or reboot."
-    )
+    return f"'{state.name}' runs with nested={state.value}: '{command}' loads it again, or reboot."
 
 
 def say_switch(wanted: bool) -> str:

@@ -15,15 +15,21 @@ from nestctl.adapters.shell import Completed
 from nestctl.adapters.ssh_options import Destination, read_options
 from nestctl.check.findings import Answer, Verdict
 from nestctl.deadline import Deadline
-from nestctl.errors import FailedError
+from nestctl.errors import DeadlineError, FailedError, GuestError, NestctlError, NotFoundOutError, UnreachableError
 from nestctl.paths import resource
 from nestctl.targets.check import check_target
-from nestctl.targets.module import DROP_IN, ModuleState, read_state, say_left, say_users
+from nestctl.targets.module import DROP_IN, ModuleState, command_for, read_state, say_left, say_users
 from nestctl.targets.target import Target, open_target
 
 # What one look may take, in seconds, in an emulated guest of an emulated guest that does other things.
-_LOOK_S = 120.0
-_PLAY_S = 900.0
+LOOK_S = 120.0
+
+# How a machine that no longer answers shows itself.
+_LOST = (DeadlineError, GuestError, UnreachableError)
+
+# ssh asks a machine that says nothing for a sign of life so often, in seconds, and gives it up after so many.
+_ALIVE_INTERVAL_S = 15
+_ALIVE_COUNT = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +50,14 @@ class Switched:
     answer: Answer | None
 
 
-def look_at(target: Target) -> ModuleState:
-    """Look at a target's module. Raises `NestctlError` when it cannot be reached or says nothing."""
-    deadline = Deadline.after(_LOOK_S, f"Looking at '{target.name}'")
-    with open_target(target, deadline) as shell:
-        return read_state(shell, deadline)
+def look_at(target: Target, timeout_s: float = LOOK_S) -> ModuleState:
+    """Look at a target's module. Raises `NotFoundOutError` when it says nothing, or nothing that is understood."""
+    deadline = Deadline.after(timeout_s, f"Looking at '{target.name}'")
+    try:
+        with open_target(target, deadline) as shell:
+            return read_state(shell, deadline)
+    except (DeadlineError, GuestError) as error:
+        raise NotFoundOutError(error.message, hint=error.hint) from error
 
 
 def refuse(state: ModuleState, wanted: Wanted) -> str:
@@ -67,29 +76,45 @@ def refuse(state: ModuleState, wanted: Wanted) -> str:
     return ""
 
 
-def switch(target: Target, state: ModuleState, wanted: Wanted, *, dry_run: bool) -> Switched:
+def switch(target: Target, state: ModuleState, wanted: Wanted, *, dry_run: bool, deadline: Deadline) -> Switched:
     """Run the playbook and look again. With `dry_run` it only says what it would change.
 
-    Raises `FailedError` when the play fails (everything is then as it was), or the check contradicts what is in effect.
+    Raises `FailedError` when the play fails (everything is then as it was), or the check contradicts what is in effect;
+    `NotFoundOutError` when the machine stops answering on the way.
     """
-    completed = run_ansible(
-        "ansible-playbook",
-        tuple(_words(target, state, wanted, dry_run=dry_run)),
-        deadline=Deadline.after(_PLAY_S, f"Switching nesting on '{target.name}'"),
-    )
-    changes = _count_changes(target, completed)
+    words = tuple(_words(target, state, wanted, dry_run=dry_run))
+    try:
+        changes = _count_changes(target, run_ansible("ansible-playbook", words, deadline=deadline))
+    except _LOST as error:
+        raise _lost(target, "whether nesting was switched is not known", error) from error
     if dry_run:
         return Switched(changes=changes, state=state, answer=None)
-    after = look_at(target)
+    try:
+        return _look_again(target, wanted, changes, deadline)
+    except (*_LOST, NotFoundOutError) as error:
+        raise _lost(target, "the playbook has switched nesting, and what came of it is not known", error) from error
+
+
+def _lost(target: Target, what: str, error: NestctlError) -> NotFoundOutError:
+    return NotFoundOutError(
+        f"'{target.name}' does not answer any more: {what}. {error.message}",
+        hint=f"Look at its console. When it answers again: {command_for(target.name, 'nested status')}",
+    )
+
+
+def _look_again(target: Target, wanted: Wanted, changes: int, deadline: Deadline) -> Switched:
+    deadline.check()
+    after = look_at(target, min(LOOK_S, deadline.remaining_s))
     if after.is_on is not wanted.on:
         if wanted.now and after.state == "loaded":
             raise FailedError(f"'{after.name}' runs with nested={after.value}, although the playbook loaded it again.")
         return Switched(changes=changes, state=after, answer=None)
-    answer = check_target(target, passive=False, record=False, timeout_s=_LOOK_S).assessment.can_nest
+    timeout_s = min(LOOK_S, deadline.remaining_s)
+    answer = check_target(target, passive=False, record=False, timeout_s=timeout_s).assessment.can_nest
     if answer.verdict is (Verdict.NO if wanted.on else Verdict.YES):
         raise FailedError(
             f"nested={after.value} is in effect in '{after.name}', and the check says otherwise: {answer.reason}.",
-            hint="See what else it found: nestctl check" + ("" if target.destination is None else f" {target.name}"),
+            hint=f"See what else it found: {command_for(target.name, 'check')}",
         )
     return Switched(changes=changes, state=after, answer=answer)
 
@@ -121,6 +146,8 @@ def _ssh_words(destination: Destination) -> Sequence[str]:
     settings = {
         "BatchMode": "yes",
         "StrictHostKeyChecking": "yes",
+        "ServerAliveInterval": str(_ALIVE_INTERVAL_S),
+        "ServerAliveCountMax": str(_ALIVE_COUNT),
         "UserKnownHostsFile": " ".join(f'"{file}"' for file in options.known_hosts_files),
         **({"HostKeyAlias": options.known_as} if options.known_as else {}),
     }
@@ -129,11 +156,16 @@ def _ssh_words(destination: Destination) -> Sequence[str]:
 
 
 def _count_changes(target: Target, completed: Completed) -> int:
-    """Return how many tasks changed something. Raises `FailedError` with the reason when one failed."""
+    """Return how many tasks changed something.
+
+    Raises `FailedError` with the reason when one failed, `UnreachableError` when the machine was lost.
+    """
     recap = re.search(r"^target +: .*\bchanged=(\d+)", completed.text, re.MULTILINE)
     if completed.exit_code == 0 and recap:
         return int(recap[1])
     reason = _find_reason(completed)
+    if re.search(r"^target +: .*\bunreachable=[1-9]", completed.text, re.MULTILINE):
+        raise UnreachableError(reason)
     hint = ""
     if "sudo" in reason and "password" in reason.lower():
         hint = "Run it as root, log in as root, or let sudo ask for no password there."
@@ -152,7 +184,7 @@ def _find_reason(completed: Completed) -> str:
     return "\n  ".join([f"ansible-playbook ended with exit code {completed.exit_code}:", *said[-6:]])
 
 
-def render_switched(before: ModuleState, switched: Switched, wanted: Wanted, *, dry_run: bool) -> str:
+def render_switched(target: Target, before: ModuleState, switched: Switched, wanted: Wanted, *, dry_run: bool) -> str:
     """Say line by line what was changed, or would be, how it is now and what is left to do."""
     after = switched.state
     number = int(wanted.on)
@@ -170,6 +202,6 @@ def render_switched(before: ModuleState, switched: Switched, wanted: Wanted, *, 
         lines.append(f"{before.name}: unchanged")
     if switched.answer:
         lines.append(f"in effect: nested={after.value}; the check says of nesting: {switched.answer.reason}")
-    if (left := say_left(after, wanted.on)) and not (dry_run and does_reload):
+    if (left := say_left(target.name, after, wanted.on)) and not (dry_run and does_reload):
         lines.append(f"left to do: {left}")
     return "\n".join(lines)

@@ -15,6 +15,7 @@ from nestctl.errors import FailedError, NotFoundOutError
 from nestctl.targets.module import read_state
 from nestctl.targets.switch import Wanted, look_at, switch
 from nestctl.targets.target import Target
+from tests.contract.sshd import start_sshd
 from tests.needs import missing
 from tests.unit.cli.run import nestctl
 
@@ -65,7 +66,40 @@ def test_the_reason_of_a_play_that_fails_is_the_sentence() -> None:
     if state.name:
         pytest.skip("this machine has a module that could be switched, and that is not done here")
     with pytest.raises(FailedError, match="was not switched: The CPU shows neither VMX nor SVM"):
-        switch(HERE, state, Wanted(on=True, persist=True, now=False), dry_run=True)
+        switch(HERE, state, Wanted(on=True, persist=True, now=False), dry_run=True, deadline=soon())
+
+
+# As an sshd that answers the first look, and then hangs.
+HANGS = """#!/bin/sh
+case $SSH_ORIGINAL_COMMAND in *find_it*) exit ;; esac  # what ends the others
+[ -e "$0.asked" ] && exec sleep 1000
+cat > /dev/null
+touch "$0.asked"
+cat <<'END'
+{"module": "kvm_amd", "state": "loaded", "value": "0", "refcnt": 0, "configured": "", "boot": "", "files": [],
+ "users": [], "is_root": true, "has_drop_in": false}
+END
+"""
+
+
+def test_a_machine_that_stops_answering_ends_the_command_and_is_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = tmp_path / "command"
+    command.write_text(HANGS)
+    command.chmod(0o755)
+    home = tmp_path / "home"
+    with start_sshd(tmp_path, settings=f"ForceCommand {command}") as server:
+        server.write_home(home)
+        monkeypatch.setenv("HOME", str(home))
+        target = f"ssh://127.0.0.1:{server.port}"
+        first = nestctl("nested", "on", "--now", "--timeout", "4", target)
+        assert first.returncode == 3, first.stderr
+        assert f"'{target}' does not answer any more: whether nesting was switched is not known." in first.stderr
+        assert f"nestctl nested status {target}" in first.stderr
+        second = nestctl("nested", "status", "--timeout", "1", target)
+        assert second.returncode == 3, second.stderr
+        assert f"Looking at '{target}' may take 1 s" in second.stderr
 
 
 @pytest.mark.parametrize("word", ["on", "off"])

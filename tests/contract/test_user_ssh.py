@@ -13,7 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from paramiko import SSHException
 
+from nestctl.adapters.ssh import start_command
 from nestctl.adapters.ssh_options import Destination
 from nestctl.adapters.user_ssh import open_user_ssh
 from nestctl.deadline import Deadline
@@ -174,6 +176,23 @@ def test_nobody_listens(home: Path) -> None:
 def test_silence_is_waited_for_no_longer_than_the_deadline(home: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(DeadlineError, match=r"within 0\.5 s"):
         log_in(Destination(host="127.0.0.1", port=silent.getsockname()[1]), timeout_s=0.5)
+
+
+def test_a_machine_that_hangs_holds_no_command_longer_than_the_deadline(home: Path, sshd: Server) -> None:
+    """Its server takes no more part: the connection stands, and nothing that is asked is answered."""
+    destination = Destination(host="127.0.0.1", port=sshd.port)
+    with open_user_ssh("it", destination, deadline=Deadline.after(30, "Logging in")) as shell:
+        server = int(shell.run(("sh", "-c", "echo $PPID"), deadline=Deadline.after(30, "It")).text)
+        channel = shell.transport.open_session(timeout=30)
+        os.kill(server, signal.SIGSTOP)
+        try:
+            with pytest.raises(DeadlineError, match=r"within 0\.3 s"):
+                shell.run(("true",), deadline=Deadline.after(0.3, "It"))
+            # That was the opening of a channel; what follows it is waited for no longer either.
+            with pytest.raises(SSHException):
+                start_command(channel, "true", Deadline.after(0.3, "It"))
+        finally:
+            os.kill(server, signal.SIGCONT)
 
 
 @contextmanager

@@ -8,6 +8,9 @@ import pytest
 
 from nestctl.targets.module import parse_state, render_state, render_state_json, say_left
 from nestctl.targets.switch import Switched, Wanted, refuse, render_switched
+from nestctl.targets.target import Target
+
+HERE = Target(name="localhost")
 
 LOADED = {
     "module": "kvm_amd",
@@ -97,14 +100,21 @@ def test_what_can_be_done_or_is_done_is_not_refused(changes: dict[str, Any], wan
     ],
 )
 def test_what_is_left_to_do_is_said(changes: dict[str, Any], sentence: str) -> None:
-    left = say_left(state(**changes), True)
+    left = say_left("localhost", state(**changes), True)
     assert sentence in left
     assert bool(sentence) == bool(left)
 
 
+def test_what_is_left_to_do_names_the_machine() -> None:
+    later = Switched(changes=1, state=state(), answer=None)
+    said = render_switched(Target(name="ssh://root@host:2222"), state(), later, ON_LATER, dry_run=False)
+    assert "'nestctl nested on --now ssh://root@host:2222' loads it again" in said
+    assert "'nestctl nested off --now demo/l1', or reboot" in say_left("demo/l1", state(value="1", **IN_USE), False)
+
+
 def test_a_dry_run_says_what_would_be() -> None:
     wanted = Wanted(on=True, persist=True, now=True)
-    said = render_switched(state(), Switched(changes=1, state=state(), answer=None), wanted, dry_run=True)
+    said = render_switched(HERE, state(), Switched(changes=1, state=state(), answer=None), wanted, dry_run=True)
     assert "/etc/modprobe.d/nestctl.conf: would be written: options kvm_amd nested=1" in said
     assert "kvm_amd: would be loaded again with nested=1" in said
     assert "left to do" not in said
@@ -112,5 +122,5 @@ def test_a_dry_run_says_what_would_be() -> None:
 
 def test_a_second_run_says_that_nothing_changed() -> None:
     wanted = Wanted(on=False, persist=True, now=True)
-    said = render_switched(state(), Switched(changes=0, state=state(), answer=None), wanted, dry_run=False)
+    said = render_switched(HERE, state(), Switched(changes=0, state=state(), answer=None), wanted, dry_run=False)
     assert said.splitlines() == ["/etc/modprobe.d/nestctl.conf: unchanged", "kvm_amd: unchanged"]
