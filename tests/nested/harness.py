@@ -70,11 +70,12 @@ def build_image() -> Image:
 
 @dataclass(frozen=True, kw_only=True)
 class Lab:
-    """A directory with a lab file, and a place of its own for what nestctl keeps."""
+    """A directory with a lab file, and a place of its own for what nestctl keeps; `prefix` is run before nestctl."""
 
     directory: Path
     name: str = "demo"
     environment: Mapping[str, str] = field(default_factory=dict)
+    prefix: tuple[str, ...] = ()
 
     @property
     def state(self) -> Path:
@@ -92,13 +93,15 @@ class Lab:
         (self.directory / "lab.yaml").write_text(text)
 
     def nestctl(self, *arguments: str, timeout_s: float = 900) -> Completed:
-        return run(NESTCTL, *arguments, timeout_s=timeout_s, cwd=self.directory, environment=self._environment())
+        return run(
+            *self.prefix, NESTCTL, *arguments, timeout_s=timeout_s, cwd=self.directory, environment=self._environment()
+        )
 
     @contextmanager
     def start(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
         """Start nestctl and leave it running; it is killed in the end."""
         process = subprocess.Popen(
-            (*_WITH_SIGINT, NESTCTL, *arguments),
+            (*_WITH_SIGINT, *self.prefix, NESTCTL, *arguments),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -1,0 +1,309 @@
+"""Two tenants on real bridges, with libvirt's daemon, filters and cgroups, in namespaces of the test's own.
+
+Every attack is one: tried in a tenant's guest, and looked for where it would arrive. Then the same is tried with the
+filters opened behind nestctl's back, and arrives: what is not seen before could have been. `nestctl up` closes them.
+
+blue has a guest inside, green must not nest. Both boot at once, and go through all of it, as booting takes the time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+
+from nestctl.errors import ExitCode
+from nestctl.image.store import Image
+from nestctl.lab.network_plan import bridge_name
+from tests.needs import missing, need_program
+from tests.nested.harness import Completed, Lab, run, wait_until
+
+HERE = Path(__file__).parent
+
+LAB = """
+name: isp
+trust: untrusted
+networks:
+  blue: {}
+  green: {}
+defaults: {memory_mib: 512, disk_gib: 4}
+guests:
+  blue:
+    network: blue
+    memory_mib: 1088
+    quota: {disk_write_mib_s: 4}
+    guests:
+      blue-vm:
+        quota: {network_in_mbit_s: 8}
+  green:
+    network: green
+    nesting: false
+"""
+
+# What may be changed while they run.
+CHANGED = (
+    LAB.replace("disk_write_mib_s: 4", "disk_write_mib_s: 32")
+    .replace("network_in_mbit_s: 8", "")
+    .replace("nesting: false", "nesting: false\n    quota: {cpu_cap_percent: 40}")
+)
+
+# SSH, libvirt, and a management page of this machine's; a port for datagrams.
+HOST_PORTS = (22, 16509, 8006)
+HOST_DATAGRAMS = 9999
+PUBLIC, OUTSIDE = "192.0.2.1", "198.51.100.2"
+
+SERVE = """
+import socket
+server = socket.create_server(("", 7000))
+while True:
+    connection, _ = server.accept()
+    connection.sendall(bytes(3_000_000))
+    connection.close()
+"""
+FETCH = """
+import socket, sys, time
+with socket.create_connection((sys.argv[1], 7000)) as client:
+    client.recv(1)
+    begun, size = time.monotonic(), 0
+    while got := len(client.recv(65536)):
+        size += got
+print(size * 8 / 1e6 / (time.monotonic() - begun))
+"""
+
+
+@contextmanager
+def machine(directory: Path) -> Iterator[tuple[str, ...]]:
+    """Start libvirt's daemon in namespaces; the words that run a command there are the value."""
+    words = ("unshare", "--net", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child")
+    with (directory / "log").open("w") as log:
+        outer = subprocess.Popen(
+            (*words, "sh", str(HERE / "namespace.sh"), str(directory / "m")), stdout=log, stderr=log
+        )
+        try:
+            children = Path(f"/proc/{outer.pid}/task/{outer.pid}/children")
+            wait_until(lambda: outer.poll() is not None or children.read_text().split(), timeout_s=20)
+            inside = children.read_text().split()[0]
+            prefix = ("nsenter", "--target", inside, "--net", "--mount", "--pid", f"--wd={directory}")
+            socket = directory / "m/run/libvirt-sock"
+            wait_until(lambda: outer.poll() is not None or socket.exists(), timeout_s=30)
+            assert outer.poll() is None, (directory / "log").read_text()
+            yield prefix
+        finally:
+            outer.kill()
+            outer.wait()
+
+
+@pytest.fixture
+def tenants(image: Image) -> Iterator[Lab]:
+    if os.geteuid() != 0:
+        missing("network namespaces and libvirt's daemon need root")
+    for program, package in (("libvirtd", "libvirt-daemon"), ("virtlogd", "libvirt-daemon"), ("iptables", "iptables")):
+        need_program(program, package)
+    need_program("ebtables", "iptables")
+    if not Path("/etc/libvirt/nwfilter/clean-traffic.xml").exists():
+        missing("clean-traffic is not there (package 'libvirt-daemon-config-nwfilter')")
+    assert image.disk.exists()
+    with TemporaryDirectory(prefix="n-", dir="/tmp") as name:
+        directory = Path(name)
+        # QEMU is another account.
+        directory.chmod(0o711)
+        with machine(directory) as prefix:
+            lab = Lab(directory=directory, name="isp", prefix=prefix)
+            lab.write(LAB)
+            try:
+                yield lab
+            finally:
+                lab.nestctl("down", "isp", timeout_s=600)
+                assert lab.nestctl("audit", "isp").expect(0).stdout == ""
+                assert "nestctl" not in here(lab, "virsh", "nwfilter-list").stdout
+                assert bridge_name("isp", "blue") not in here(lab, "ls", "/sys/class/net").stdout
+                lab.expect_nothing_left()
+
+
+def test_nothing_crosses_between_tenants(tenants: Lab) -> None:
+    _risks_are_shown_and_have_to_be_accepted(tenants)
+    tenants.nestctl("up", timeout_s=1800).expect(0)
+    assert tenants.nestctl("plan").expect(0).stdout.startswith("isp: nothing to do")
+    addresses = {it["name"]: it["address"] for it in _guests(tenants)}
+    with listening(tenants) as heard:
+        attack_all(tenants, addresses, "closed")
+        _expect_closed(heard("closed"))
+        _limits_hold_and_change_in_place(tenants, addresses)
+        _open_the_filters(tenants)
+        attack_all(tenants, addresses, "open")
+        _expect_open(heard("open"))
+        assert "its filter is another one" in tenants.nestctl("plan").expect(ExitCode.NO).stdout
+        tenants.nestctl("up", timeout_s=600).expect(0)
+        attack(tenants, "green", "again", addresses, is_spoofing=True)
+        assert heard("again")["green"] == {("bridge", "own")}
+
+
+def _risks_are_shown_and_have_to_be_accepted(lab: Lab) -> None:
+    """This machine's own findings, whatever they are; guests are emulated here, or its kernel is looked at."""
+    risks = [it for it in lab.nestctl("plan", "--json").expect(ExitCode.NO).json["risks"] if it["status"] != "unknown"]
+    if not risks:
+        return
+    refused = lab.nestctl("up").expect(ExitCode.NOT_FOUND_OUT)
+    assert "no place for untrusted guests" in refused.stderr
+    assert lab.processes() == []
+    names = ", ".join(it["name"] for it in risks)
+    assert f"accepted_risks: [{names}]" in refused.stderr
+    lab.write(f"accepted_risks: [{names}]{LAB}")
+
+
+def _guests(lab: Lab) -> list[dict[str, Any]]:
+    document: dict[str, Any] = json.loads((lab.kept / "guests.json").read_text())
+    return list(document["guests"])
+
+
+def here(lab: Lab, *command: str) -> Completed:
+    """Run something on the tenants' host."""
+    return run(*lab.prefix, *command).expect(0)
+
+
+@contextmanager
+def listening(lab: Lab) -> Iterator[Any]:
+    """Listen on the host; the value is a function that says what was heard under a tag, by the guest it is of."""
+    bridges = {bridge_name("isp", name): name for name in ("blue", "green")}
+    ports = ",".join(map(str, HOST_PORTS))
+    command = (*lab.prefix, sys.executable, str(HERE / "listen.py"), ports, str(HOST_DATAGRAMS), *bridges)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "ready\n"
+        lines: list[list[str]] = []
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(lambda: lines.extend(line.split() for line in iter(process.stdout)))  # type: ignore[arg-type]
+            try:
+                yield lambda tag: _sort(lines, tag)
+            finally:
+                assert process.stdin
+                process.stdin.close()
+
+
+def _sort(lines: list[list[str]], tag: str) -> dict[str, set[tuple[str, str]]]:
+    heard: dict[str, set[tuple[str, str]]] = {"blue": set(), "green": set(), "blue-vm": set()}
+    for where, kind, who in list(lines):
+        guest, _, of = who.rpartition("-")
+        if of == tag:
+            heard[guest].add(("host" if where == "host" else "bridge", kind))
+    return heard
+
+
+def attack(lab: Lab, guest: str, tag: str, addresses: Mapping[str, str], *, is_spoofing: bool) -> set[str]:
+    """Try everything from a guest; return the names of what was reached."""
+    gateway = addresses[guest.removesuffix("-vm")].rpartition(".")[0] + ".1"
+    others = [it for it in ("blue", "green") if not guest.startswith(it)]
+    tcp: list[list[Any]] = [
+        *([f"host {at} {port}", at, port, 0] for at in (gateway, PUBLIC) for port in HOST_PORTS),
+        # What answers from SSH's port is let through; what begins there is not.
+        *([[f"host {gateway} from 22", gateway, 16509, 22]] if is_spoofing and guest == "green" else []),
+        *([it, addresses[it], 22, 0] for it in others),
+        *([["blue-vm", addresses["blue-vm"], 22, 0]] if guest != "blue-vm" else []),
+        ["outside", OUTSIDE, 80, 0],
+    ]
+    wanted = {
+        "tag": f"{guest}-{tag}",
+        "spoof": is_spoofing,
+        "tcp": tcp,
+        "udp": [[gateway, HOST_DATAGRAMS], [PUBLIC, HOST_DATAGRAMS]],
+    }
+    script = (HERE / "attack.py").read_text()
+    said = lab.nestctl("exec", guest, "--", "python3", "-c", script, json.dumps(wanted)).expect(0)
+    return {it.replace(gateway, "gateway").replace(PUBLIC, "public") for it in json.loads(said.stdout)}
+
+
+REACHED: dict[str, dict[str, set[str]]] = {}
+
+
+def attack_all(lab: Lab, addresses: Mapping[str, str], tag: str) -> None:
+    guests = ("blue", "green", "blue-vm")
+    with ThreadPoolExecutor(len(guests)) as pool:
+        results = pool.map(lambda it: attack(lab, it, tag, addresses, is_spoofing=it != "blue-vm"), guests)
+        REACHED[tag] = dict(zip(guests, results, strict=True))
+
+
+def _expect_closed(heard: Mapping[str, set[tuple[str, str]]]) -> None:
+    """Out to the world, and a tenant's own guests: nothing else is reached, and nothing forged gets onto a bridge."""
+    assert REACHED["closed"] == {"blue": {"blue-vm", "outside"}, "green": {"outside"}, "blue-vm": {"outside"}}
+    assert heard == {"blue": {("bridge", "own")}, "green": {("bridge", "own")}, "blue-vm": set()}
+
+
+def _expect_open(heard: Mapping[str, set[tuple[str, str]]]) -> None:
+    host = {f"host {at} {port}" for at in ("gateway", "public") for port in HOST_PORTS}
+    reached = REACHED["open"]
+    assert reached["blue"] == {*host, "green", "blue-vm", "outside"}
+    assert reached["green"] >= {*host, "blue", "outside"}
+    assert reached["blue-vm"] == {*host, "green", "outside"}
+    forged = {("bridge", kind) for kind in ("own", "arp", "mac", "ip", "udp")} | {("host", "udp")}
+    assert heard["blue"] >= forged
+    assert heard["green"] >= forged
+    assert heard["blue-vm"] >= {("host", "udp")}
+
+
+def _open_the_filters(lab: Lab) -> None:
+    """Take away what nestctl put between tenants, and what libvirt's networks keep apart by themselves."""
+    for name in ("nestctl.isp.blue", "nestctl.isp.green"):
+        xml = here(lab, "virsh", "nwfilter-dumpxml", name).stdout
+        head, identity = xml.split("\n", 1)[0], xml.split("<uuid>")[1].split("</uuid>")[0]
+        (lab.directory / "open.xml").write_text(f"{head}<uuid>{identity}</uuid></filter>")
+        here(lab, "virsh", "nwfilter-define", str(lab.directory / "open.xml"))
+    here(lab, "iptables", "-F", "LIBVIRT_FWI")
+
+
+def _limits_hold_and_change_in_place(lab: Lab, addresses: Mapping[str, str]) -> None:
+    assert lab.nestctl("exec", "green", "--", "grep", "-cE", "svm|vmx", "/proc/cpuinfo").expect(1).stdout == "0\n"
+    booted = {it: _boot_id(lab, it) for it in addresses}
+    lab.nestctl("exec", "blue", "--", "sh", "-c", f"python3 -c '{SERVE}' >/dev/null 2>&1 </dev/null &").expect(0)
+    gateway = addresses["blue-vm"].rpartition(".")[0] + ".1"
+    slow_write, slow_fetch = _write_mib_s(lab), _fetch_mbit_s(lab, gateway)
+    # The bucket that evens a limit out may be spent at once.
+    assert slow_write < 1.5 * 4
+    assert slow_fetch < 1.5 * 8
+    wanted = (lab.directory / "lab.yaml").read_text().splitlines()[0] + CHANGED
+    lab.write(wanted)
+    shown = lab.nestctl("plan").expect(ExitCode.NO).stdout
+    assert shown.startswith("isp: 3 to change")
+    lab.nestctl("up", timeout_s=600).expect(0)
+    assert {it: _boot_id(lab, it) for it in addresses} == booted
+    assert _write_mib_s(lab) > 1.5 * slow_write
+    assert _fetch_mbit_s(lab, gateway) > 1.5 * slow_fetch
+    assert _share_of_a_cpu(lab, "green") < 0.6
+
+
+def _boot_id(lab: Lab, guest: str) -> str:
+    return lab.nestctl("exec", guest, "--", "cat", "/proc/sys/kernel/random/boot_id").expect(0).stdout
+
+
+def _write_mib_s(lab: Lab) -> float:
+    command = (
+        "s=$(date +%s%N); dd if=/dev/zero of=/root/x bs=1M count=12 oflag=direct 2>/dev/null; echo $(($(date +%s%N)-s))"
+    )
+    took_ns = float(lab.nestctl("exec", "blue", "--", "sh", "-c", command).expect(0).stdout)
+    return 12 / (took_ns / 1e9)
+
+
+def _fetch_mbit_s(lab: Lab, gateway: str) -> float:
+    return float(lab.nestctl("exec", "blue-vm", "--", "python3", "-c", FETCH, gateway).expect(0).stdout)
+
+
+def _share_of_a_cpu(lab: Lab, guest: str) -> float:
+    """How much of a CPU the QEMU of a guest gets that would like a whole one, by the kernel's own count."""
+    script = f"""
+        pid=$(pgrep -f guest=isp-{guest}, | head -1)
+        used() {{ cut -d' ' -f14,15 /proc/$pid/stat | tr ' ' +; }}
+        before=$(used); sleep 3; after=$(used)
+        echo $(( (after) - (before) ))
+    """
+    with lab.start("exec", guest, "--", "timeout", "20", "sh", "-c", "while :; do :; done"):
+        run("sleep", "2")
+        ticks = float(here(lab, "bash", "-c", script).stdout)
+    return ticks / os.sysconf("SC_CLK_TCK") / 3
