@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import re
 import secrets
 import select
 import shlex
+import shutil
 import socket
 import threading
 import time
@@ -18,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any, Protocol
 
 import paramiko
@@ -53,6 +55,9 @@ for signal in TERM KILL; do
 done
 """
 _END_S = 10.0
+
+# What directories of sockets are called: 'nestctl-socket-PID-' and something random.
+_SOCKETS = "nestctl-socket-"
 
 
 # Messages that name a channel of the server's in their first four bytes (RFC 4254, section 9).
@@ -178,7 +183,9 @@ class SshShell:
 
         The socket lies in a directory only this account can enter; both are gone afterwards.
         """
-        with TemporaryDirectory(prefix="nestctl-") as directory, socket.socket(socket.AF_UNIX) as listener:
+        remove_stale_sockets()
+        prefix = f"{_SOCKETS}{os.getpid()}-"
+        with TemporaryDirectory(prefix=prefix) as directory, socket.socket(socket.AF_UNIX) as listener:
             path = Path(directory) / "socket"
             listener.bind(str(path))
             listener.listen()
@@ -212,6 +219,20 @@ class SshShell:
                     connection.sendall(channel.recv(_CHUNK_BYTES))
                 elif channel.eof_received or channel.closed:
                     return
+
+
+def find_stale_sockets(root: Path | None = None) -> Iterator[Path]:
+    """Yield the directories of sockets (see `open_socket_to`) whose nestctl was killed; only this account's."""
+    for path in sorted((root or Path(gettempdir())).glob(f"{_SOCKETS}*-*")):
+        pid = path.name.removeprefix(_SOCKETS).partition("-")[0]
+        with suppress(OSError):
+            if pid.isdecimal() and path.lstat().st_uid == os.geteuid() and not Path(f"/proc/{pid}").exists():
+                yield path
+
+
+def remove_stale_sockets() -> None:
+    for path in find_stale_sockets():
+        shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 GuestArgument = Annotated[
     str, typer.Argument(metavar="GUEST", help="A guest of ./lab.yaml, or LAB/GUEST.", autocompletion=complete_guest)
 ]
-Timeout = Annotated[float, typer.Option(metavar="SECONDS", min=1, help="How long a command may take in a guest.")]
+Timeout = Annotated[
+    float,
+    typer.Option(
+        metavar="SECONDS", min=1, help="How long a command may take in a guest; it is ended there, as timeout(1) does."
+    ),
+]
 
 
 def strip_separator(words: list[str]) -> list[str]:
@@ -50,7 +55,7 @@ def exec_(
 
     nodes, words = find_nodes(guests), strip_separator(command)
     if not is_pattern(guests) and not json:
-        replace_process(exec_command(nodes[0], words))
+        replace_process(exec_command(nodes[0], words, timeout))
     outcomes = run_on_all(nodes, words, Deadline.after(timeout, "The command in every guest"))
     _show(outcomes, as_json=json)
     raise typer.Exit(exit_code(outcomes))

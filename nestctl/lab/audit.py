@@ -13,6 +13,7 @@ from pathlib import Path
 
 from nestctl.adapters.embedded import URI_PREFIX, embedded_root, parse_embedded_root
 from nestctl.adapters.libvirt import SESSION_URI, SYSTEM_URI, Hypervisor, choose_uri
+from nestctl.adapters.ssh import find_stale_sockets
 from nestctl.lab.host import has_domains, open_connection
 from nestctl.lab.network_plan import bridge_prefix, filter_owner
 from nestctl.lab.render import parse_mark, parse_network_owner
@@ -59,6 +60,10 @@ def find_traces(lab: str | None, hypervisor: Hypervisor | None) -> Iterator[Trac
         if (owner := filter_owner(it.name, it.uuid)) and lab in (None, owner):
             yield Trace(lab=owner, kind="filter", name=it.name)
     yield from find_bridges(lab)
+    if lab is None:
+        # Whose they were is not known any more; the next nestctl that reaches into a guest removes them.
+        for path in find_stale_sockets():
+            yield Trace(lab="-", kind="socket", name=str(path))
     yield from _find_files(lab)
     if lab is not None:
         # Without a lab to ask for, files that are named after a domain that is gone cannot be told from others'.

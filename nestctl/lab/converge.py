@@ -56,11 +56,24 @@ DEFAULT_JOBS = (os.cpu_count() or 1) + 1
 
 @dataclass(frozen=True, kw_only=True)
 class Wishes:
-    """What `up` may do, and how much of it at once: `jobs` guests boot at the same time, at all levels together."""
+    """What `up` may do, and how much of it at once: `jobs` guests boot at the same time, at all levels together.
+
+    `only` is the way to a guest, as the names of those it is in and its own: nothing else than these, and what is
+    inside it, is touched. Empty, everything is.
+    """
 
     jobs: int = DEFAULT_JOBS
     may_recreate: bool = False
     may_prune: bool = False
+    only: tuple[str, ...] = ()
+
+    def concerns(self, name: str, level: int) -> bool:
+        """Tell whether a guest at a level may be touched; those it is in may be, or nobody asks."""
+        return level > len(self.only) or self.only[level - 1] == name
+
+    def select(self, changes: Iterable[Change]) -> tuple[Change, ...]:
+        """Return what is to be done with guests that may be touched."""
+        return tuple(replace(it, guests=self.select(it.guests)) for it in changes if self.concerns(it.name, it.level))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,12 +169,13 @@ def converge(
     )
     check_networks(level.hypervisor, networks, _networks_in_use(changes))
     plans = wanted_plans(changes)
-    check_permitted(lab.name, changes, may_recreate=wishes.may_recreate)
+    concerned = wishes.select(changes)
+    check_permitted(lab.name, concerned, may_recreate=wishes.may_recreate)
     for risk in risks:
         say(f"nestctl: warning: {describe_risk(risk)}")
-    if any(it.plan and it.plan.is_hypervisor and it.action in STARTING for it in changes):
+    if any(it.plan and it.plan.is_hypervisor and it.action in STARTING for it in concerned):
         check_risks(risks)
-    for warning in check_room(changes, room):
+    for warning in check_room(concerned, room):
         say(f"nestctl: warning: {warning}")
     _say_superfluous(lab.name, changes, wishes, say)
     directory = keep_lab(lab)
@@ -176,7 +190,7 @@ def converge(
             access=access,
             wishes=wishes,
             slots=threading.Semaphore(max(wishes.jobs, 1)),
-            crowd=max(1, min(wishes.jobs, sum(not it.is_settled for it in walk_changes(changes)))),
+            crowd=max(1, min(wishes.jobs, sum(not it.is_settled for it in walk_changes(concerned)))),
         )
         _prepare_networks(level.hypervisor, networks, run)
         plans = bring_up(level, changes, None, run)
@@ -248,6 +262,8 @@ def bring_up(level: Level, changes: tuple[Change, ...], network: NetworkPlan | N
 def _try_guest(level: Level, change: Change, plan: GuestPlan, run: Run) -> GuestPlan:
     """Bring one guest up; its failure is noted, and is no reason to leave the others."""
     run.check()
+    if not run.wishes.concerns(plan.name, plan.level):
+        return plan
     try:
         return _bring_up_one(level, change, plan, run)
     except NestctlError as error:

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, ExitStack
 from nestctl.adapters.process import LocalShell
 from nestctl.deadline import Deadline
 from nestctl.errors import FailedError
-from nestctl.lab.converge import LOCK_TIMEOUT_S, up
+from nestctl.lab.converge import LOCK_TIMEOUT_S, Wishes, up
 from nestctl.lab.guest import remove_files
 from nestctl.lab.host import open_connection, plan_on, read_host
 from nestctl.lab.keys import read_keys
@@ -23,7 +23,7 @@ from nestctl.model.lab import Lab
 def reset_guest(lab: Lab, node: Node, *, connect: str | None, step: Step, say: Callable[[str], None]) -> None:
     """Make a guest anew, with all that is inside it: new disks, the same names, addresses, keys and host keys.
 
-    The rest of the lab is as after `up`: what runs is left alone, and what is gone is made.
+    The rest of the lab is left as it is, what is off as well; only the guests it is in are started, if they are.
     """
     host = read_host(connect)
     with _lock(lab), open_connection(host.uri) as hypervisor, ExitStack() as stack:
@@ -38,7 +38,7 @@ def reset_guest(lab: Lab, node: Node, *, connect: str | None, step: Step, say: C
             level, inside = stack.enter_context(open_level_in(shell)), outer.guests
         with step(f"Removing {node.name}", lab=lab.name, node=node.name, level=node.level):
             _remove(level, _find(inside, node.name))
-    up(lab, connect=connect, step=step, say=say)
+    up(lab, connect=connect, step=step, say=say, wishes=Wishes(only=node.path))
 
 
 def remove_guests(lab: Lab, names: Iterable[str], *, connect: str | None, step: Step) -> None:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nestctl.adapters.process import LocalShell
@@ -25,6 +25,13 @@ _UNATTENDED = ("-T", "-n", "-o", "BatchMode=yes")
 # sshd turns connections away at random once ten wait to log in (sshd_config(5), MaxStartups), and the guests inside one
 # guest are all reached through its one sshd.
 MOST_AT_ONCE = 8
+
+# A command that does not end when it is told to is killed after so many seconds more; that long its end is waited for.
+_KILL_AFTER_S = 5
+_END_S = 2 * _KILL_AFTER_S
+
+# What timeout(1) ends with when the time was over.
+_TIMED_OUT = frozenset({124, 137})
 
 # What ssh ends with when it could not connect, or lost the connection (ssh(1), EXIT STATUS).
 _SSH_FAILED = 255
@@ -49,9 +56,16 @@ class Outcome:
         return self.exit_code == 0
 
 
-def exec_command(node: Node, words: Sequence[str]) -> tuple[str, ...]:
-    """Return the command that runs one in a guest, without a terminal."""
-    return ssh_command(node.directory, node.name, words, _WITHOUT_TERMINAL)
+def exec_command(node: Node, words: Sequence[str], timeout_s: float) -> tuple[str, ...]:
+    """Return the command that runs one in a guest, without a terminal; it is ended there after `timeout_s`."""
+    return ssh_command(node.directory, node.name, limit_words(words, timeout_s), _WITHOUT_TERMINAL)
+
+
+def limit_words(words: Sequence[str], timeout_s: float) -> tuple[str, ...]:
+    """Put timeout(1) before a command: ending ssh would leave what it runs in the guest to itself."""
+    limit = ("timeout", f"--kill-after={_KILL_AFTER_S}", f"{max(timeout_s, 0.001):.3f}")
+    # One word is a shell's text; more are a program and its arguments.
+    return (*limit, *words) if len(words) > 1 else (*limit, "sh", "-c", *words)
 
 
 def run_on_all(nodes: Sequence[Node], words: Sequence[str], deadline: Deadline) -> tuple[Outcome, ...]:
@@ -77,19 +91,22 @@ def run_on(node: Node, words: Sequence[str], deadline: Deadline, shell: LocalShe
     """Run a command in a guest to its end. That it fails, is late, or the guest does not answer is an outcome."""
     begun_s = time.monotonic()
     try:
-        completed = shell.run(ssh_command(node.directory, node.name, words, _UNATTENDED), deadline=deadline)
+        limited = limit_words(words, deadline.remaining_s)
+        patient = replace(deadline, at_s=deadline.at_s + _END_S)
+        completed = shell.run(ssh_command(node.directory, node.name, limited, _UNATTENDED), deadline=patient)
     except DeadlineError as error:
         late_s = time.monotonic() - begun_s
         return Outcome(node=node, exit_code=None, stdout="", stderr="", duration_s=late_s, trouble=error.message)
     stderr = completed.stderr.decode(errors="replace")
-    is_lost = completed.exit_code == _SSH_FAILED
+    is_lost, is_late = completed.exit_code == _SSH_FAILED, completed.exit_code in _TIMED_OUT and deadline.is_over
+    late = f"It did not end within {deadline.timeout_s:g} s, and was ended."
     return Outcome(
         node=node,
-        exit_code=None if is_lost else completed.exit_code,
+        exit_code=None if is_lost or is_late else completed.exit_code,
         stdout=completed.stdout.decode(errors="replace"),
         stderr=stderr,
         duration_s=time.monotonic() - begun_s,
-        trouble=f"It cannot be reached: {stderr.strip() or 'ssh says nothing'}" if is_lost else "",
+        trouble=f"It cannot be reached: {stderr.strip() or 'ssh says nothing'}" if is_lost else late * is_late,
     )
 
 

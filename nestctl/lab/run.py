@@ -13,13 +13,13 @@ from tempfile import TemporaryDirectory
 from nestctl.adapters.ansible import find_ansible, run_ansible
 from nestctl.adapters.process import LocalShell
 from nestctl.deadline import Deadline
-from nestctl.errors import DeadlineError, NestctlError, UsageError
+from nestctl.errors import DeadlineError, GuestError, NestctlError, UsageError
 from nestctl.lab.converge import up
 from nestctl.lab.inventory import read_noted, render_file
 from nestctl.lab.level import Step
 from nestctl.lab.nodes import Node, list_nodes, select_nodes
 from nestctl.lab.part import remove_guests
-from nestctl.lab.reach import Outcome, do_on_all, run_on_all
+from nestctl.lab.reach import Outcome, do_on_all, run_on
 from nestctl.lab.remove import down
 from nestctl.lab.store import lab_directory
 from nestctl.model.lab import Lab
@@ -106,7 +106,7 @@ def run_lab(
         _bring_up(lab, connect=connect, step=step, say=say, warn=warn)
         names = ", ".join(node.name for node in nodes[:5]) + ", ..." * (len(nodes) > 5)
         with step(f"Running '{task.title}' in {names}", lab=lab.name):
-            outcomes = run_task(task, lab, nodes)
+            outcomes = run_task(task, lab, nodes, step)
     except BaseException:
         if not was_there:
             _clean_up(lab, connect=connect, step=step, warn=warn)
@@ -125,16 +125,43 @@ def run_lab(
     return replace(result, kept=tuple(name for name in lab.guests if name in kept))
 
 
-def run_task(task: Task, lab: Lab, nodes: Sequence[Node]) -> tuple[Outcome, ...]:
-    """Run the task in guests that are up, several at once; every guest has its outcome."""
+def run_task(task: Task, lab: Lab, nodes: Sequence[Node], step: Step) -> tuple[Outcome, ...]:
+    """Run the task in guests that are up, several at once; every guest has its outcome, and a step of its own."""
     deadline = Deadline.after(task.timeout_s, "What is run in every guest")
-    if not task.playbook:
-        return run_on_all(nodes, task.words, deadline)
-    playbook = task.playbook
     with TemporaryDirectory(prefix="nestctl-") as directory:
         inventory = Path(directory) / f"{lab.name}.json"
-        inventory.write_text(json.dumps(render_file(list_nodes(lab), read_noted(lab_directory(lab.name)))))
-        return do_on_all(nodes, lambda node, shell: _play(playbook, inventory, node, deadline, shell))
+
+        def work(node: Node, shell: LocalShell) -> Outcome:
+            if task.playbook:
+                return _play(task.playbook, inventory, node, deadline, shell)
+            return run_on(node, task.words, deadline, shell)
+
+        if task.playbook:
+            inventory.write_text(json.dumps(render_file(list_nodes(lab), read_noted(lab_directory(lab.name)))))
+        return do_on_all(nodes, lambda node, shell: _shown(node, lambda: work(node, shell), step))
+
+
+class _RowError(GuestError):
+    """A row that did not pass: its step has failed, the run has not."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome.trouble or f"It ended with exit code {outcome.exit_code}.")
+        self.outcome = outcome
+
+
+def _expect_passed(outcome: Outcome) -> Outcome:
+    if not outcome.is_success:
+        raise _RowError(outcome)
+    return outcome
+
+
+def _shown(node: Node, work: Callable[[], Outcome], step: Step) -> Outcome:
+    """Do a row's work as a step, which ends as the row does."""
+    try:
+        with step(f"Running in {node.name}", lab=node.lab, node=node.name, level=node.level):
+            return _expect_passed(work())
+    except _RowError as error:
+        return error.outcome
 
 
 def _play(playbook: Path, inventory: Path, node: Node, deadline: Deadline, shell: LocalShell) -> Outcome:

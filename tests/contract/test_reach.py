@@ -68,6 +68,24 @@ def test_a_command_that_takes_too_long_is_ended() -> None:
     assert "did not end within 1 s" in guest["trouble"]
 
 
+@pytest.mark.parametrize("words", [("sleep", "612"), ("sleep 612; true",)])
+@pytest.mark.parametrize("how", [("--json",), ()])
+def test_what_takes_too_long_is_ended_in_the_guest_too(words: tuple[str, ...], how: tuple[str, ...]) -> None:
+    completed = nestctl("exec", "--timeout", "1", *how, "l1", "--", *words)
+    assert completed.returncode == (ExitCode.FAILED if how else 124)
+    assert not [it for it in Path("/proc").glob("[0-9]*/cmdline") if _reads(it) == ["sleep", "612"]]
+
+
+def _reads(path: Path) -> list[str]:
+    with suppress(OSError):
+        return path.read_text().rstrip("\0").split("\0")
+    return []
+
+
+def test_one_word_is_a_shells_text_within_its_time() -> None:
+    assert nestctl("exec", "l1", "--", "echo $((1+1)); exit 3").stdout == "2\n"
+
+
 def test_an_interruption_ends_it_at_once() -> None:
     command = [sys.executable, "-m", "nestctl", "exec", "l*", "--", "sleep 600"]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:

@@ -12,7 +12,9 @@ from xml.etree import ElementTree
 
 import pytest
 
+from nestctl import console
 from nestctl.errors import UsageError
+from nestctl.events import open_events
 from nestctl.lab.junit import render_junit
 from nestctl.lab.outcomes import render_run, render_run_table, say_how_to_reach
 from nestctl.lab.reach import Outcome
@@ -45,7 +47,7 @@ def play(reachable: Path, playbook: Path, *, hosts: str, wanted: str) -> tuple[O
     assert reachable.exists()
     playbook.write_text(PLAYBOOK.replace("HOSTS", hosts).replace("WANTED", wanted))
     lab = lab_of_depth(2)
-    return run_task(Task(playbook=playbook), lab, choose_nodes(lab, "*"))
+    return run_task(Task(playbook=playbook), lab, choose_nodes(lab, "*"), console.step)
 
 
 def result_of(outcomes: tuple[Outcome, ...], **about: object) -> RunResult:
@@ -55,9 +57,25 @@ def result_of(outcomes: tuple[Outcome, ...], **about: object) -> RunResult:
 @pytest.mark.usefixtures("reachable")
 def test_a_command_has_its_result_in_every_guest() -> None:
     lab = lab_of_depth(2)
-    outcomes = run_task(Task(words=("sh", "-c", "echo out; echo err >&2; exit 3")), lab, choose_nodes(lab, "*"))
+    outcomes = run_task(
+        Task(words=("sh", "-c", "echo out; echo err >&2; exit 3")), lab, choose_nodes(lab, "*"), console.step
+    )
     assert [(it.node.name, it.exit_code, it.stdout, it.stderr) for it in outcomes] == [
         (name, 3, "out\n", "err\n") for name in ("l1", "l2")
+    ]
+
+
+@pytest.mark.usefixtures("reachable")
+def test_every_row_is_an_event_that_ends_as_the_row_does(tmp_path: Path) -> None:
+    lab, log = lab_of_depth(2), open_events(tmp_path / "events")
+    run_task(Task(words=("sh", "-c", '[ "$NOBODY" = here ] || exit 3')), lab, choose_nodes(lab, "l2"), log.step)
+    run_task(Task(words=("true",)), lab, choose_nodes(lab, "l1"), log.step)
+    events = [json.loads(line) for line in (tmp_path / "events").read_text().splitlines()]
+    assert [(it["event"], it["node"], it["level"], it.get("error", "")) for it in events] == [
+        ("begun", "l2", 2, ""),
+        ("failed", "l2", 2, "It ended with exit code 3."),
+        ("begun", "l1", 1, ""),
+        ("done", "l1", 1, ""),
     ]
 
 

@@ -83,6 +83,11 @@ def _run_fails_where_bob_is_not(lab: Lab) -> None:
     events = [json.loads(line) for line in (lab.directory / "events").read_text().splitlines()]
     done = [(it["text"].split()[0], it["node"], it["level"]) for it in events if it["event"] == "done" and it["node"]]
     # Students boot at once, and whose machine is there first is not said; what is inside one comes after it.
+    assert ("Running", "bob", 1) in done
+    assert {(it["node"], it["error"]) for it in events if it["event"] == "failed" and it["node"]} == {
+        (name, "It ended with exit code 1.") for name in ("ann", "ann-vm")
+    }
+    done.remove(("Running", "bob", 1))
     booted, (last,) = done[:-1], done[-1:]
     assert sorted(booted) == [("Booting", "ann", 1), ("Booting", "ann-vm", 2), ("Booting", "bob", 1)]
     assert booted.index(("Booting", "ann", 1)) < booted.index(("Booting", "ann-vm", 2))

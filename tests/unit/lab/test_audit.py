@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from nestctl.adapters.embedded import embedded_root
+from nestctl.adapters.ssh import remove_stale_sockets
 from nestctl.errors import ExitCode, FailedError
 from nestctl.lab import remove as removing
 from nestctl.lab.audit import Trace, find_processes, find_traces
@@ -125,3 +128,19 @@ def test_down_fails_when_something_is_left(monkeypatch: pytest.MonkeyPatch) -> N
 def test_keys_that_stay_without_a_lab_are_found() -> None:
     ensure_keys(keep_lab(LAB) / "keys.json", ["l1"])
     assert "key" in kinds(list(find_traces(None, None)))
+
+
+def test_a_socket_of_a_nestctl_that_was_killed_is_named_and_goes_with_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    left = tmp_path / f"nestctl-socket-{gone.pid}-abc"
+    for path in (left, tmp_path / f"nestctl-socket-{os.getpid()}-abc", tmp_path / "nestctl-socket-x-y"):
+        path.mkdir()
+    assert list(find_traces(None, None)) == [Trace(lab="-", kind="socket", name=str(left))]
+    assert list(find_traces("demo", None)) == []
+    remove_stale_sockets()
+    assert not left.exists()
+    assert len(list(tmp_path.iterdir())) == 2

@@ -12,7 +12,7 @@ from nestctl.errors import DeadlineError, ExitCode, FailedError, GuestError, Hyp
 from nestctl.lab.compare import Action, is_settled, walk_changes
 from nestctl.lab.store import lab_directory
 from nestctl.model.lab import Guest, Lab
-from tests.builders import lab_of_depth
+from tests.builders import class_of, lab_of_depth
 from tests.fakes import Killed, World, own_domains
 from tests.lab_bench import Bench
 
@@ -328,3 +328,26 @@ def test_nothing_is_left_of_a_lab_whose_first_guest_cannot_be_made() -> None:
 
 def _refuse() -> None:
     raise HypervisorError("Could not define a domain on this machine: no.")
+
+
+@pytest.mark.parametrize(
+    ("path", "started"), [(("ann",), {"class-ann", "class-ann-vm"}), (("ann", "ann-vm"), {"class-ann", "class-ann-vm"})]
+)
+def test_only_the_way_to_a_guest_and_what_is_inside_it_is_touched(path: tuple[str, ...], started: set[str]) -> None:
+    """What else of the lab is off stays off: somebody has switched it off."""
+    bench = Bench()
+    plans = bench.up(class_of("ann", "bob"))
+    for name in ("ann", "bob"):
+        bench.machine.hypervisor.stop_domain(f"class-{name}")
+    assert bench.up(class_of("ann", "bob"), only=path) == plans
+    running = {name for name, is_running in own_domains(bench.machine).items() if is_running}
+    assert running == started
+
+
+def test_what_is_not_concerned_may_differ() -> None:
+    bench = Bench()
+    bench.up(class_of("ann", "bob"))
+    lab = class_of("ann", "bob")
+    wider = lab.model_copy(update={"guests": {**lab.guests, "bob": lab.guests["bob"].model_copy(update={"cpus": 4})}})
+    bench.up(wider, only=("ann",))
+    assert bench.actions(wider)["bob"] is Action.RESTART
