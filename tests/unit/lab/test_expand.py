@@ -266,3 +266,29 @@ def test_rosters_are_looked_for_beside_the_lab_file() -> None:
     Path("labs/r.csv").write_text("\ufeffx\na\n")
     Path("labs/lab.yaml").write_text('name: d\nguests: {"{{ row.x }}": {for_each: r.csv}}\n')
     assert names(read_lab(Path("labs/lab.yaml"))) == ["a"]
+
+
+TENANTS = """
+name: isp
+networks:
+  "{{ row.tenant }}": {for_each: t.csv, dns: 9.9.9.9}
+guests:
+  "{{ row.tenant }}-hv": {for_each: t.csv, network: "{{ row.tenant }}"}
+"""
+
+
+def test_a_network_for_each_row_and_the_guest_that_is_on_it() -> None:
+    lab = parse(TENANTS, t="tenant\nblue\ngreen\n")
+    assert {name: it.dns for name, it in lab.networks.items()} == {"blue": "9.9.9.9", "green": "9.9.9.9"}
+    assert {name: it.network for name, it in lab.guests.items()} == {"blue-hv": "blue", "green-hv": "green"}
+
+
+def test_a_network_given_twice_by_rows_is_refused() -> None:
+    said = refuse('name: d\nnetworks:\n  "x{{ 1 }}": {for_each: t.csv}\nguests: {a: {}}\n', t="a\n1\n2\n")
+    assert said.startswith("lab.yaml:3: (t.csv:3) ")
+    assert "gives the name 'x1' a second time" in said
+
+
+def test_a_network_that_no_row_makes_is_refused() -> None:
+    text = TENANTS.replace('network: "{{ row.tenant }}"', 'network: "{{ row.tenant }}-net"')
+    assert "is on the network 'blue-net'; 'networks' has blue" in refuse(text, t="tenant\nblue\n")

@@ -55,6 +55,42 @@ WRONG_FILES = {
         "name: demo\nguests:\n  l1: {}\n  l1: {}\n",
         "lab.yaml:4: 'guests.l1' is given a second time (first in line 3).",
     ),
+    "a network that is not there": (
+        "name: demo\nguests:\n  a: {network: blue}\n",
+        "lab.yaml:1: 'the lab' is wrong: the guest 'a' is on the network 'blue'; 'networks' has none.",
+    ),
+    "a network for a guest inside": (
+        "name: demo\nnetworks: {n: {}}\nguests:\n  a:\n    memory_mib: 2048\n    guests:\n      b: {network: n}\n",
+        "lab.yaml:4: 'guests.a' is wrong: 'b' inside it has a 'network'",
+    ),
+    "a name server that is none": (
+        "name: demo\nnetworks:\n  n:\n    dns: one.example\nguests: {a: {}}\n",
+        "lab.yaml:4: 'networks.n.dns' is wrong: 'one.example' is no IPv4 address.",
+    ),
+    "a subnet that is none": (
+        "name: demo\nnetworks:\n  n:\n    allow: [10.0.0.1/8]\nguests: {a: {}}\n",
+        "'10.0.0.1/8' is no IPv4 address or subnet",
+    ),
+    "an unknown key of a network": (
+        "name: demo\nnetworks:\n  n: {forwards: nat}\nguests: {a: {}}\n",
+        "'networks.n.forwards' is an unknown key. Did you mean 'forward'?",
+    ),
+    "an unknown limit": (
+        "name: demo\nguests:\n  a:\n    quota: {cpu_share: 5}\n",
+        "'guests.a.quota.cpu_share' is an unknown key. Did you mean 'cpu_shares'?",
+    ),
+    "a limit of network throughput without a network": (
+        "name: demo\nguests:\n  a:\n    quota: {network_in_mbit_s: 5}\n",
+        "QEMU's user-mode network knows none: give it a 'network'.",
+    ),
+    "a memory limit that ends the guest": (
+        "name: demo\nguests:\n  a:\n    quota: {memory_limit_mib: 1100}\n",
+        "lab.yaml:3: 'guests.a' is wrong: its quota's memory_limit_mib of 1100 would end it",
+    ),
+    "a risk that is none": (
+        "name: demo\naccepted_risks: [everything]\nguests: {a: {}}\n",
+        "lab.yaml:2: 'accepted_risks.0' is no finding about safety, such as safety.smt",
+    ),
     "no YAML": ("name: demo\nguests: {l1: {}\n", "this is not YAML:"),
     "a tab as indentation": ("name: demo\nguests:\n\tl1: {}\n", "lab.yaml:3: this is not YAML:"),
     "a control character": ("name: \x07\n", "this is not YAML:"),

@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
-from nestctl.lab.plan import GuestPlan, depth_of, walk_plans
+from nestctl.lab.parse import read_lab
+from nestctl.lab.plan import GuestPlan, depth_of, plan_networks, walk_plans
+from nestctl.lab.render import render_domain, render_filter, render_network
 from nestctl.model.lab import Guest, Lab
-from tests.builders import lab_of_depth, plan_of_depth, plans_of
+from nestctl.paths import resource
+from tests.builders import host_facts, lab_of_depth, parse_xml, plan_of_depth, plans_of
 
 DEPTHS = (1, 2, 3, 5)
 
@@ -146,3 +149,16 @@ def test_the_digest_of_a_hypervisor_stays_when_a_guest_inside_it_changes() -> No
     other = plans_of(Lab(name="demo", guests={"l1": Guest(memory_mib=2048, guests={"l2": Guest(memory_mib=600)})}))[0]
     assert one.digest == other.digest
     assert one.guests[0].digest != other.guests[0].digest
+
+
+@pytest.mark.parametrize("template", sorted(path.stem for path in resource("templates", "labs").glob("*.yaml")))
+@pytest.mark.parametrize("is_emulated", [False, True])
+def test_every_sample_lab_can_be_planned_and_rendered(template: str, is_emulated: bool) -> None:
+    lab = read_lab(resource("templates", f"labs/{template}.yaml"))
+    facts = host_facts(lab, is_emulated=is_emulated)
+    for network in plan_networks(lab, facts):
+        assert parse_xml(render_network(network)).findtext("name") == network.name
+        assert network.filter
+        assert parse_xml(render_filter(network.filter)).get("name") == network.filter.name
+    plans = list(walk_plans(plans_of(lab, is_emulated=is_emulated)))
+    assert [parse_xml(render_domain(plan)).findtext("name") for plan in plans] == [plan.domain for plan in plans]
