@@ -21,6 +21,8 @@ CPU_MODEL = "corei7_skylake_x"
 _BIOS = Path("/usr/share/bochs/BIOS-bochs-latest")
 _VGA_BIOS = Path("/usr/share/vgabios/vgabios.bin")
 
+_GRUB = Path("/usr/lib/grub/i386-pc")  # named, because GRUB for EFI may be installed, too, and has other modules
+
 # What GRUB needs to read a kernel from a CD, and no more: its BIOS calls are slow there.
 _GRUB_MODULES = "linux normal iso9660 biosdisk"
 _GRUB_CFG = "set timeout=0\nlinux /vmlinuz {line}\ninitrd /initramfs\nboot\n"
@@ -52,12 +54,12 @@ def build_cd(image: Image, initramfs: Path, work: Path) -> Path:
     (tree / "boot/grub/grub.cfg").write_text(_GRUB_CFG.format(line=_BOOT_LINE))
     need_program("xorriso", "xorriso")
     need_program("mformat", "mtools")
-    if not Path("/usr/lib/grub/i386-pc").is_dir():
+    if not _GRUB.is_dir():
         missing("GRUB for BIOS is not installed (package 'grub-pc-bin')")
     maker = need_program("grub-mkrescue", "grub-common")
     target = work / "cd.iso"
     small = (f"--install-modules={_GRUB_MODULES}", "--fonts=", "--locales=", "--themes=")
-    subprocess.run((maker, "--output", target, *small, tree), check=True, capture_output=True)
+    subprocess.run((maker, f"--directory={_GRUB}", "--output", target, *small, tree), check=True, capture_output=True)
     return target
 
 
