@@ -1,7 +1,7 @@
 """Log in to a machine as the user's own OpenSSH would: with the user's configuration, keys, agent and known hosts.
 
-A host key that is not known is refused, and nothing is ever asked: many machines are looked at at once, and by
-programs.
+A host key that is not known, or revoked, is refused, and nothing is ever asked: many machines are looked at at once,
+and by programs. Certificates of hosts are not understood: a machine has to be known by its key.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 import paramiko
 
+from nestctl.adapters.known_hosts import KnownKey, Marker, find_keys
 from nestctl.adapters.ssh import DirectRoute, JumpRoute, SshShell, Stream, Transport
 from nestctl.adapters.ssh_options import Destination, SshOptions, read_options
 from nestctl.deadline import Deadline
@@ -58,21 +59,20 @@ def _open(
 
 
 def _log_in(client: paramiko.SSHClient, stream: Stream, name: str, options: SshOptions, deadline: Deadline) -> None:
-    for file in options.known_hosts_files:
-        if file.is_file():
-            client.load_system_host_keys(str(file))
-    client.set_missing_host_key_policy(_Refuse(name, options))
+    # No key is loaded into paramiko: it asks about each.
+    known = _find_known(options)
+    client.set_missing_host_key_policy(_Judge(name, options, known))
 
     def make_transport(stream: Any, **_: Any) -> Transport:
         transport = Transport(stream)
         transport.handshake_timeout = deadline.remaining_s
+        _prefer({key.kind for key in known if key.marker is Marker.NONE}, transport.get_security_options())
         return transport
 
     keys = [path for path in options.identity_files if Path(path).is_file()]
     client.connect(
-        # Only looked up among the known hosts; an alias stands there without its port (ssh_config(5)).
-        options.known_as or options.host,
-        22 if options.known_as else options.port,
+        options.host,
+        options.port,
         username=options.user,
         key_filename=keys,  # type: ignore[arg-type]  # the stubs know one file only
         allow_agent=options.uses_agent and not options.identities_only,
@@ -112,13 +112,6 @@ class _Proxy(paramiko.ProxyCommand):
 
 def _explain(error: Exception, name: str, options: SshOptions) -> NoReturn:
     place = f"{options.host} port {options.port}"
-    if isinstance(error, paramiko.BadHostKeyException):
-        raise UnreachableError(
-            f"The host key of '{name}' has changed: known is {_say_key(error.expected_key)}, and the machine shows "
-            f"{_say_key(error.key)}.",
-            hint=f"If it was installed anew, forget the old key: ssh-keygen -R '{_known_name(options)}'. If not, "
-            "somebody else answers.",
-        ) from error
     if isinstance(error, paramiko.AuthenticationException) or "No authentication methods" in str(error):
         raise UnreachableError(
             f"'{name}' does not let '{options.user}' in by any key: {str(error).rstrip('.')}.",
@@ -131,19 +124,60 @@ def _explain(error: Exception, name: str, options: SshOptions) -> NoReturn:
     raise UnreachableError(f"'{name}' cannot be reached ({place}): {said.rstrip('.')}.") from error
 
 
-class _Refuse(paramiko.MissingHostKeyPolicy):
-    """Lets nobody in whose key is not known, and says what to do."""
+def _find_known(options: SshOptions) -> tuple[KnownKey, ...]:
+    """Return what is known of a machine; without its port, as OpenSSH, where nothing is known with it."""
+    files = options.known_hosts_files
+    return find_keys(files, _known_name(options)) or find_keys(files, options.known_as or options.host)
 
-    def __init__(self, name: str, options: SshOptions) -> None:
+
+def _prefer(kinds: set[str], security: paramiko.transport.SecurityOptions) -> None:
+    """Ask the machine for a key of a kind that is known first: it may have several."""
+
+    def is_known(algorithm: str) -> bool:
+        return ("ssh-rsa" if algorithm.startswith("rsa-sha2-") else algorithm) in kinds  # RFC 8332, section 3
+
+    security.key_types = sorted(security.key_types, key=is_known, reverse=True)
+
+
+class _Judge(paramiko.MissingHostKeyPolicy):
+    """Lets nobody in whose key is not known, or revoked, and says what to do."""
+
+    def __init__(self, name: str, options: SshOptions, known: tuple[KnownKey, ...]) -> None:
         self._name = name
         self._options = options
+        self._known = known
 
-    def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> NoReturn:
+    def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
         del client, hostname
+        same = {known.marker for known in self._known if known.blob == key.asbytes()}
+        if Marker.REVOKED in same:
+            raise UnreachableError(
+                f"The host key of '{self._name}' is revoked, {_say_key(key)}: somebody else may have it.",
+                hint="Give the machine a new key, or take the line '@revoked' out of the known hosts.",
+            )
+        if Marker.NONE in same:
+            return
+        plain = [known for known in self._known if known.marker is Marker.NONE and known.kind == key.get_name()]
+        if plain:
+            self._refuse_changed(plain[0], key)
+        self._refuse_unknown(key)
+
+    def _refuse_changed(self, known: KnownKey, key: paramiko.PKey) -> NoReturn:
+        raise UnreachableError(
+            f"The host key of '{self._name}' has changed: known is {known.title}, and the machine shows "
+            f"{_say_key(key)}.",
+            hint=f"If it was installed anew, forget the old key: ssh-keygen -R '{_known_name(self._options)}'. If not, "
+            "somebody else answers.",
+        )
+
+    def _refuse_unknown(self, key: paramiko.PKey) -> NoReturn:
         options = self._options
         file = options.known_hosts_files[0] if options.known_hosts_files else Path("~/.ssh/known_hosts")
+        only = ""
+        if any(known.marker is Marker.AUTHORITY for known in self._known):
+            only = " Only an authority for it is known, and certificates of hosts are not understood here."
         raise UnreachableError(
-            f"The host key of '{self._name}' is not known: the machine shows {_say_key(key)}.",
+            f"The host key of '{self._name}' is not known: the machine shows {_say_key(key)}.{only}",
             hint=f"Compare it with the machine's own, then log in once ({_ssh_command(options)}), or "
             f"ssh-keyscan -p {options.port} {options.host} >> {file}",
         )

@@ -156,6 +156,51 @@ def test_a_changed_host_key_is_refused(home: Path, sshd: Server) -> None:
     assert known.read_text().startswith(f"{command[1]} ")
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        "127.0.0.*,other",
+        "[127.0.0.?]:*",
+        "!127.0.0.9,*",
+        "127.0.0.1",  # without the port, as OpenSSH falls back to it
+        "hash [127.0.0.1]:{port}",
+        "hash 127.0.0.1",
+    ],
+)
+def test_a_host_is_known_by_every_form_of_its_name(home: Path, sshd: Server, names: str) -> None:
+    known, key = home / ".ssh/known_hosts", sshd.keys.hosts["server"].public
+    name = names.removeprefix("hash ").format(port=sshd.port)
+    other = sshd.keys.hosts["other"].public
+    known.write_text(f"# a comment\n\nelsewhere {other}\n{name} {other} its old one\n{name} {key}\nbroken line\n")
+    if names.startswith("hash"):
+        known.write_text("".join(known.read_text().splitlines(keepends=True)[:-1]))  # ssh-keygen refuses what is broken
+        subprocess.run(("ssh-keygen", "-q", "-H", "-f", known), check=True, capture_output=True, timeout=30)
+        assert name not in known.read_text()
+    assert log_in(Destination(host="127.0.0.1", port=sshd.port)) == "here"
+
+
+@pytest.mark.parametrize("names", ["!*127.0.0.1*,*", "127.0.0.2", "[127.0.0.1]:22", "127.0.0.1x", "|1|broken|hash="])
+def test_a_host_is_not_known_by_names_that_are_not_its_own(home: Path, sshd: Server, names: str) -> None:
+    (home / ".ssh/known_hosts").write_text(f"{names} {sshd.keys.hosts['server'].public}\n")
+    with pytest.raises(UnreachableError, match="The host key of 'it' is not known"):
+        log_in(Destination(host="127.0.0.1", port=sshd.port))
+
+
+def test_a_revoked_key_is_refused_although_it_is_known(home: Path, sshd: Server) -> None:
+    known = home / ".ssh/known_hosts"
+    known.write_text(f"{known.read_text()}@revoked * {sshd.keys.hosts['server'].public}\n")
+    with pytest.raises(UnreachableError, match="The host key of 'it' is revoked, ssh-ed25519 SHA256:"):
+        log_in(Destination(host="127.0.0.1", port=sshd.port))
+    known.write_text(f"[127.0.0.1]:{sshd.port} {sshd.keys.hosts['server'].public}\n@revoked other ssh-rsa AAAA\n")
+    assert log_in(Destination(host="127.0.0.1", port=sshd.port)) == "here"
+
+
+def test_of_an_authority_it_is_said_that_it_does_not_count(home: Path, sshd: Server) -> None:
+    (home / ".ssh/known_hosts").write_text(f"@cert-authority * {sshd.keys.hosts['other'].public}\n")
+    with pytest.raises(UnreachableError, match="certificates of hosts are not understood here"):
+        log_in(Destination(host="127.0.0.1", port=sshd.port))
+
+
 def test_a_key_that_is_refused_or_locked_is_said_and_nothing_is_asked(home: Path, sshd: Server) -> None:
     destination = Destination(host="127.0.0.1", port=sshd.port)
     key = home / ".ssh/id_ed25519"
