@@ -12,7 +12,8 @@ from nestctl.adapters.libvirt import Domain
 from nestctl.lab.addresses import allocate_networks, allocate_subnets
 from nestctl.lab.keys import KeyPair, LabKeys
 from nestctl.lab.observe import Inside, Observed
-from nestctl.lab.plan import GuestPlan, HostFacts, depth_of, host_place, plan_lab
+from nestctl.lab.place import host_place
+from nestctl.lab.plan import GuestPlan, HostFacts, depth_of, plan_lab
 from nestctl.lab.render import parse_mark, render_domain
 from nestctl.model.lab import Guest, Lab, walk_guests
 from nestctl.model.network import Network

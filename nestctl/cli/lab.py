@@ -94,10 +94,11 @@ def schema(
 def render(lab: LabArgument = None, connect: Connect = None, json: Json = False) -> None:
     """Print exactly the XML that 'up' defines at every level. Touches nothing."""
     from nestctl.console import print_json, print_result
+    from nestctl.lab.images import check_images
     from nestctl.lab.preview import preview_lab, render_preview
     from nestctl.lab.store import find_lab
 
-    documents = preview_lab(find_lab(lab), connect=connect)
+    documents = preview_lab(find_lab(lab, check_images), connect=connect)
     if json:
         print_json(render_preview(documents))
     else:
@@ -106,9 +107,10 @@ def render(lab: LabArgument = None, connect: Connect = None, json: Json = False)
 
 def plan(lab: LabArgument = None, connect: Connect = None, json: Json = False) -> None:
     """Show what 'up' would do at every level, and why. Exit code 1 when there is something to do. Touches nothing."""
+    from nestctl.lab.images import check_images
     from nestctl.lab.store import find_lab
 
-    _show_plan(find_lab(lab), connect, as_json=json)
+    _show_plan(find_lab(lab, check_images), connect, as_json=json)
 
 
 def up(
@@ -133,10 +135,11 @@ def up(
     from nestctl.console import print_json, print_rich, say, step
     from nestctl.lab.converge import DEFAULT_JOBS, Wishes
     from nestctl.lab.converge import up as bring_up
+    from nestctl.lab.images import check_images
     from nestctl.lab.report import render_plans, render_plans_table
     from nestctl.lab.store import find_lab
 
-    found = find_lab(lab)
+    found = find_lab(lab, check_images)
     if dry_run:
         _show_plan(found, connect, as_json=json)
         return

@@ -44,6 +44,7 @@ def run(
     """
     from nestctl import console
     from nestctl.adapters.files import write_atomically
+    from nestctl.lab.images import check_images
     from nestctl.lab.junit import render_junit
     from nestctl.lab.outcomes import render_run, render_run_table, say_how_to_reach
     from nestctl.lab.run import check_task, run_lab
@@ -51,7 +52,7 @@ def run(
 
     task = check_task(words=command or (), playbook=playbook, nodes=nodes, timeout_s=timeout, junit=junit)
     result = run_lab(
-        find_lab(lab),
+        find_lab(lab, check_images),
         task,
         connect=connect,
         keep_failed=keep_failed,

@@ -106,6 +106,11 @@ def _check_qcow2(head: bytes, name: str) -> None:
         raise UsageError(f"'{name}' is encrypted.")
 
 
+def parse_virtual_bytes(head: bytes) -> int:
+    """Read from a qcow2's header how large the disk is that a guest sees."""
+    return int(_QCOW2_HEADER.unpack_from(head)[5])
+
+
 def find_firmware(head: bytes, name: str) -> Firmware:
     """Tell what can start a raw disk, by its first `HEAD_BYTES`: the BIOS where it can, which is sooner ready.
 

@@ -1,4 +1,4 @@
-"""Make an image of a vendor's disk image: fetched, compared with its checksum, looked into, and made raw."""
+"""Make an image of a vendor's disk image: fetched, compared with its checksum, looked into, and made anew."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from nestctl.adapters.process import LocalShell
 from nestctl.deadline import Deadline
 from nestctl.errors import CommandError, FailedError, PrerequisiteError, UsageError
 from nestctl.image.checksums import Checksum, find_checksum, name_of, parse_checksum
-from nestctl.image.disk import HEAD_BYTES, find_firmware, parse_format
+from nestctl.image.disk import HEAD_BYTES, find_firmware, parse_format, parse_virtual_bytes
 from nestctl.image.download import Partial, Progress, fetch, lock_download, read_small, remove_download
 from nestctl.image.store import (
-    DISK,
+    IMPORTED_DISK,
     Image,
     Manifest,
     Source,
@@ -171,17 +171,17 @@ def _make(partial: Partial, digests: tuple[Checksum, ...], wanted: Wanted, show:
     work = partial.directory / "image"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
-    disk = work / DISK
+    disk = work / IMPORTED_DISK
     name = name_of(partial.location) or partial.location
     try:
-        with show.step(f"Making a raw disk of {name}"):
-            _make_raw(partial.data, disk, name)
-        firmware = find_firmware(_read_head(disk), name)
+        with show.step(f"Making a disk of {name}"):
+            _make_disk(partial.data, disk, name)
+        firmware = find_firmware(_read_guest_head(disk, name), name)
         sha256, sha512 = (it.digest for it in digests)
         manifest = Manifest(
             name=f"{partial.title}-{sha256[:12]}",
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            sha256={DISK: digest_file(disk)},
+            sha256={IMPORTED_DISK: digest_file(disk)},
             source=Source(
                 title=partial.title,
                 location=partial.location,
@@ -189,7 +189,7 @@ def _make(partial: Partial, digests: tuple[Checksum, ...], wanted: Wanted, show:
                 sha512=sha512,
                 checked_by=wanted.checksum_file or wanted.checksum,
                 firmware=firmware.value,
-                virtual_bytes=disk.stat().st_size,
+                virtual_bytes=parse_virtual_bytes(_read_head(disk)),
             ),
         )
         write_atomically(work / "image.json", render_manifest(manifest).encode())
@@ -201,11 +201,8 @@ def _make(partial: Partial, digests: tuple[Checksum, ...], wanted: Wanted, show:
     return Image(directory=images_directory() / manifest.name, manifest=manifest)
 
 
-def _make_raw(source: Path, disk: Path, name: str) -> None:
-    """Make a raw disk with holes of a file in any format that is taken; the file itself is used up.
-
-    A raw disk has no backing file and names no other: nothing that guests' disks lie on is ever looked into again.
-    """
+def _make_disk(source: Path, disk: Path, name: str) -> None:
+    """Make a qcow2 of a file in any format that is taken: one that names no other file, whatever the file did."""
     found = parse_format(_read_head(source), name)
     if found.is_compressed:
         unpacked = disk.with_name("unpacked")
@@ -214,19 +211,33 @@ def _make_raw(source: Path, disk: Path, name: str) -> None:
         if found.is_compressed:
             raise UsageError(f"'{name}' is compressed twice.")
     # The formats are said, never guessed: a raw disk may begin like a qcow2 (QEMU, CVE-2008-2004).
-    command = ("qemu-img", "convert", "-q", "-f", found.name, "-O", "raw", str(source), str(disk))
-    deadline = Deadline.after(_CONVERT_TIMEOUT_S, f"Making a raw disk of '{name}'")
-    completed = LocalShell().run(command, deadline=deadline)
+    _run_qemu_img(("convert", "-q", "-f", found.name, "-O", "qcow2", str(source), str(disk)), name, disk.parent)
     disk.with_name("unpacked").unlink(missing_ok=True)
-    if completed.exit_code != 0:
-        said = completed.stderr.decode(errors="replace").strip()
-        if "No space left" in said:
-            raise PrerequisiteError(
-                f"No space is left for the disk of '{name}' in '{disk.parent}'.",
-                hint="Free some, or set NESTCTL_CACHE to a place that has it. What was fetched stays.",
-            )
-        raise CommandError(f"'{name}' cannot be made a raw disk: {said}")
     disk.chmod(0o644)
+
+
+def _read_guest_head(disk: Path, name: str) -> bytes:
+    """Read the beginning of a qcow2 as a guest sees it."""
+    head = disk.with_name("head")
+    words = ("dd", "-f", "qcow2", "-O", "raw", f"bs={HEAD_BYTES}", "count=1", f"if={disk}", f"of={head}")
+    _run_qemu_img(words, name, disk.parent)
+    content = head.read_bytes()
+    head.unlink()
+    return content
+
+
+def _run_qemu_img(words: tuple[str, ...], name: str, directory: Path) -> None:
+    deadline = Deadline.after(_CONVERT_TIMEOUT_S, f"Making a disk of '{name}'")
+    completed = LocalShell().run(("qemu-img", *words), deadline=deadline)
+    if completed.exit_code == 0:
+        return
+    said = completed.stderr.decode(errors="replace").strip()
+    if "No space left" in said:
+        raise PrerequisiteError(
+            f"No space is left for the disk of '{name}' in '{directory}'.",
+            hint="Free some, or set NESTCTL_CACHE to a place that has it. What was fetched stays.",
+        )
+    raise CommandError(f"'{name}' cannot be read as what it looks like: {said}")
 
 
 def _unpack(source: Path, target: Path, compression: str, name: str) -> None:

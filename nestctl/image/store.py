@@ -1,7 +1,7 @@
 """The images that are there: one directory each, complete or absent, checked before use.
 
 images/debian-bookworm-0123456789ab/   disk.raw  vmlinuz  initrd  image.json      one that was built
-images/debian-12-0123456789ab/         disk.raw  image.json                       one that was imported
+images/debian-12-0123456789ab/         disk.qcow2  image.json                     one that was imported
 images/.build-...                      a build that goes on, or was killed: the next build removes it
 images/.lock                           held (flock) by the one process that builds or removes
 """
@@ -25,8 +25,11 @@ from nestctl.errors import FailedError, PrerequisiteError, UsageError
 from nestctl.paths import cache_directory
 
 SCHEMA = "nestctl.image/1"
-DISK = "disk.raw"
-FILES = (DISK, "vmlinuz", "initrd")
+FILES = ("disk.raw", "vmlinuz", "initrd")
+
+# An imported image stays in a container: attached to a hypervisor, a raw one would show the same partitions as the
+# disk that is made from it, and the guest could boot from either.
+IMPORTED_DISK = "disk.qcow2"
 
 # NAME, or NAME@sha256:HEX as container images are pinned.
 _REFERENCE = re.compile(r"([^@]+)(?:@(.+))?")
@@ -87,7 +90,7 @@ class Image:
 
     @property
     def disk(self) -> Path:
-        return self.directory / DISK
+        return self.directory / (IMPORTED_DISK if self.source else "disk.raw")
 
     @property
     def kernel(self) -> Path:
@@ -105,7 +108,7 @@ class Image:
     @property
     def digest(self) -> str:
         """SHA-256 of the disk."""
-        return self.manifest.sha256[DISK]
+        return self.manifest.sha256[self.disk.name]
 
     @property
     def digests(self) -> frozenset[str]:
@@ -234,7 +237,7 @@ def parse_manifest(text: str) -> Manifest:
         if document["schema"] != SCHEMA or not re.fullmatch(r"[\w.-]+", document["name"]):
             raise PrerequisiteError(f"An image has the schema '{document['schema']}', not '{SCHEMA}'.")
         source = Source(**document["source"]) if document.get("source") else None
-        files = (DISK,) if source else FILES
+        files = (IMPORTED_DISK,) if source else FILES
         if set(document["sha256"]) != set(files):
             raise PrerequisiteError(f"An image's manifest has not the SHA-256 of {', '.join(files)}.")
         return Manifest(**{**document, "source": source})

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 _SYSTEM_DIRECTORY, _SESSION_DIRECTORY = Path("/var/lib/libvirt/qemu"), Path("~/.config/libvirt/qemu")
 _KEPT_BY_NAME = ("nvram", "save")
 
-_KINDS = {"keys.json": "key", "client_key": "key", ".qcow2": "disk", ".seed.tar": "seed"}
+_KINDS = {"keys.json": "key", "client_key": "key", ".qcow2": "disk", ".seed.tar": "seed", ".seed.iso": "seed"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,9 @@ from nestctl.errors import NestctlError, SeveralError
 from nestctl.lab.admission import STARTING, Room, check_room, read_room
 from nestctl.lab.compare import Action, Change, check_permitted, compare, list_limits, walk_changes, wanted_plans
 from nestctl.lab.guest import create_guest, define_guest, remove_files, start_guest, stop_guest
-from nestctl.lab.host import Host, ensure_lab_image, open_connection, read_host, read_host_facts
+from nestctl.lab.host import Host, open_connection, read_host, read_host_facts
+from nestctl.lab.hypervisor import needs_preparation, prepare_hypervisor
+from nestctl.lab.images import ensure_lab_images
 from nestctl.lab.keys import LabKeys, ensure_lab_keys, find_keys
 from nestctl.lab.level import Access, Level, SshAccess, Step, boot_timeout_s, list_own_domains
 from nestctl.lab.lifetime import ensure_expiry, now_utc
@@ -49,6 +51,12 @@ EMULATION_NOTICE = (
 )
 
 LOCK_TIMEOUT_S = 3600.0
+
+# Packages are installed from the network.
+_PREPARE_TIMEOUT_S = 3600.0
+
+# How much more time a vendor's image is given than the built one: firmware, boot loader, cloud-init, and its packages.
+_CLOUD_INIT = 5
 
 # One more than there are CPUs: a guest that boots waits for its disk and its clocks now and then.
 DEFAULT_JOBS = (os.cpu_count() or 1) + 1
@@ -128,7 +136,7 @@ def up(
     if lab.networks:
         check_bridge_setting()
     risks = read_risks(lab, is_emulated=host.is_emulated)
-    ensure_lab_image(lab, step)
+    ensure_lab_images(lab, step)
     with (
         lock_lab(lab.name, Deadline.after(LOCK_TIMEOUT_S, f"Waiting for another nestctl at work on '{lab.name}'")),
         open_connection(host.uri) as hypervisor,
@@ -277,6 +285,8 @@ def _bring_up_one(level: Level, change: Change, plan: GuestPlan, run: Run) -> Gu
         return plan
     with ExitStack() as stack:
         plan, shell = _start(level, change, plan, run, stack)
+        if plan.is_hypervisor and plan.place.firmware:
+            _prepare_hypervisor(plan, shell, run)
         if not plan.guests and not change.guests:
             _prove(level, plan, shell, run)
             return plan
@@ -299,7 +309,17 @@ def _bring_up_one(level: Level, change: Change, plan: GuestPlan, run: Run) -> Gu
 def _is_proven(change: Change) -> bool:
     """Tell whether a guest, and all inside it, are as wanted by what they have said of themselves."""
     has_answered = change.observed is not None and change.observed.truth is not None
-    return change.action is Action.KEEP and has_answered and all(_is_proven(it) for it in change.guests)
+    return (
+        change.action is Action.KEEP
+        and has_answered
+        and not _needs_preparation(change)
+        and all(_is_proven(it) for it in change.guests)
+    )
+
+
+def _needs_preparation(change: Change) -> bool:
+    truth = change.observed.truth if change.observed else None
+    return change.plan is not None and truth is not None and needs_preparation(change.plan, truth)
 
 
 def _verify_all(change: Change, run: Run) -> None:
@@ -326,8 +346,20 @@ def _prove(level: Level, plan: GuestPlan, shell: Shell, run: Run) -> None:
     _verify(plan, parse_domain_type(domain.live_xml) if domain and domain.is_running else "absent", truth)
 
 
+def _prepare_hypervisor(plan: GuestPlan, shell: Shell, run: Run) -> None:
+    """Have a guest of a vendor's image made a hypervisor, unless it is one already."""
+    truth = read_truth(shell, _boot_deadline(plan, run))
+    expect_seeded(plan.name, truth)
+    if needs_preparation(plan, truth):
+        deadline = Deadline.after(_PREPARE_TIMEOUT_S, f"Making '{plan.name}' a hypervisor", stop=run.stop)
+        with run.step(f"Making {plan.name} a hypervisor", lab=run.lab, node=plan.name, level=plan.level):
+            prepare_hypervisor(plan, shell, lab_directory(run.lab) / "ssh_config", deadline)
+
+
 def _boot_deadline(plan: GuestPlan, run: Run) -> Deadline:
     timeout_s = boot_timeout_s(plan.level, is_emulated=run.host.is_slow) * run.crowd
+    if plan.place.firmware:
+        timeout_s *= _CLOUD_INIT
     return Deadline.after(timeout_s, f"An answer from the guest '{plan.name}' by SSH", stop=run.stop)
 
 

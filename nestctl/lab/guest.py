@@ -12,6 +12,7 @@ from nestctl.adapters.shell import Shell
 from nestctl.deadline import Deadline
 from nestctl.errors import FailedError, NestctlError, PrerequisiteError
 from nestctl.lab.addresses import choose_port
+from nestctl.lab.cloud_seed import render_cloud_seed
 from nestctl.lab.keys import LabKeys
 from nestctl.lab.level import Access, Level
 from nestctl.lab.plan import Contact, GuestPlan
@@ -26,7 +27,8 @@ _PORT_TRIES = 5
 _STOP_TIMEOUT_S = 60.0
 
 # $1 seed, $2 disk, $3 its backing image, $4 its size. Both files appear whole or not at all, and are the owner's alone:
-# the guest's private host key is in either.
+# the guest's private host key is in either. $6 is the format of the image, and $5 a directory for its kernel where the
+# machine itself has none of this image: it is on the image, an ext4 file system; several guests may want it at once.
 _PLACE_FILES = """
 set -eu
 mkdir -p "${1%/*}"
@@ -34,8 +36,18 @@ chmod 711 "${1%/*}"
 umask 077
 cat > "$1.new"
 mv "$1.new" "$1"
-qemu-img create -q -f qcow2 -F raw -b "$3" "$2.new" "$4"
+qemu-img create -q -f qcow2 -F "$6" -b "$3" "$2.new" "$4"
 mv "$2.new" "$2"
+[ -n "$5" ] && [ ! -e "$5" ] || exit 0
+mkdir -p "$5.$$/image"
+trap 'rm -rf "$5.$$"' EXIT
+mount -t ext4 -o ro,noload "$3" "$5.$$/image"
+cp "$5.$$/image/boot/vmlinuz" "$5.$$/image/boot/initrd" "$5.$$/"
+umount "$5.$$/image"
+rmdir "$5.$$/image"
+chmod 644 "$5.$$"/*
+chmod 711 "${5%/*}" "$5.$$"
+mv -T "$5.$$" "$5" 2>/dev/null || [ -e "$5/vmlinuz" ]
 """
 
 
@@ -94,8 +106,10 @@ def stop_guest(level: Level, contact: Contact, keys: LabKeys, access: Access) ->
 
 def place_files(shell: Shell, plan: GuestPlan, keys: LabKeys, deadline: Deadline) -> None:
     """Write a guest's seed, and make its disk anew: an overlay on the image."""
-    command = ("sh", "-c", _PLACE_FILES, "sh", plan.seed, plan.disk, plan.place.base, f"{plan.disk_gib}G")
-    seed = render_seed(plan, keys)
+    kernel = plan.place.kernel.parent if plan.place.is_kernel_copied else ""
+    base, size = plan.place.base, f"{plan.disk_gib}G"
+    command = ("sh", "-c", _PLACE_FILES, "sh", plan.seed, plan.disk, base, size, kernel, plan.place.base_format)
+    seed = render_cloud_seed(plan, keys) if plan.place.firmware else render_seed(plan, keys)
     completed = shell.run([str(word) for word in command], deadline=deadline, stdin=seed)
     if completed.exit_code == 0:
         return
@@ -108,6 +122,6 @@ def place_files(shell: Shell, plan: GuestPlan, keys: LabKeys, deadline: Deadline
 
 def remove_files(shell: Shell, directory: PurePosixPath, name: str) -> None:
     """Remove a guest's seed, disk and console, as far as they are there."""
-    paths = [str(directory / f"{name}.{kind}") for kind in ("seed.tar", "qcow2", "console.log")]
+    paths = [str(directory / f"{name}.{kind}") for kind in ("seed.tar", "seed.iso", "qcow2", "console.log")]
     deadline = Deadline.after(60, f"Removing the files of '{name}'")
     shell.run(("rm", "-f", *paths, *(f"{path}.new" for path in paths)), deadline=deadline).expect_success()

@@ -10,9 +10,6 @@ from pathlib import Path
 from nestctl.adapters.libvirt import Domain, Hypervisor, Network, choose_uri, open_hypervisor
 from nestctl.check import choose_accelerator
 from nestctl.deadline import Deadline
-from nestctl.image.build import ensure_image
-from nestctl.image.recipe import read_recipe
-from nestctl.image.store import find_image, images_directory, verify_image
 from nestctl.lab.addresses import (
     Subnet,
     allocate_networks,
@@ -24,14 +21,13 @@ from nestctl.lab.addresses import (
     read_routes,
     select_pool,
 )
-from nestctl.lab.level import Step
-from nestctl.lab.plan import GuestPlan, HostFacts, depth_of, host_place, plan_lab
+from nestctl.lab.images import locate_images
+from nestctl.lab.place import host_place
+from nestctl.lab.plan import GuestPlan, HostFacts, depth_of, plan_lab
 from nestctl.lab.render import parse_forwarded_port, parse_mark, parse_network_mark, parse_network_subnets
 from nestctl.lab.store import lab_directory
 from nestctl.model.facts import Accelerator
 from nestctl.model.lab import Lab
-
-_BUILD_TIMEOUT_S = 1800.0
 
 # Others may be at work on the same embedded driver: `up` has it open for as long as guests boot.
 _CONNECT_TIMEOUT_S = 1800.0
@@ -80,23 +76,6 @@ def has_domains(uri: str) -> bool:
     return "/embed?root=" not in uri or Path(uri.partition("root=")[2]).is_dir()
 
 
-def locate_image(lab: Lab) -> tuple[Path, str]:
-    """Say where a lab's image is, or will be once it is built, and the digest of its recipe. Touches nothing."""
-    if lab.image:
-        image = find_image(lab.image)
-        return image.directory, image.manifest.recipe_digest
-    recipe = read_recipe()
-    return images_directory() / recipe.name, recipe.digest
-
-
-def ensure_lab_image(lab: Lab, step: Step) -> None:
-    """Have a lab's image there and whole: build the default one if it is missing, verify it in any case."""
-    if not lab.image and not locate_image(lab)[0].exists():
-        with step("Building the guest image (once; about a minute)", lab=lab.name):
-            ensure_image(read_recipe(), deadline=Deadline.after(_BUILD_TIMEOUT_S, "Building the image"))
-    verify_image(find_image(lab.image or read_recipe().name))
-
-
 def plan_on(host: Host, lab: Lab, domains: Iterable[Domain], networks: Iterable[Network] = ()) -> tuple[GuestPlan, ...]:
     """Plan a lab's guests on this machine, given the domains and networks that are there.
 
@@ -110,12 +89,20 @@ def read_host_facts(host: Host, lab: Lab, domains: Iterable[Domain], networks: t
     own = [it for it in domains if (mark := parse_mark(it.xml)) and mark.lab == lab.name]
     others = (subnet for network in networks for subnet in parse_network_subnets(network.xml))
     occupied = (*read_routes(), *others, *read_outer_subnets())
-    image_directory, image_digest = locate_image(lab)
+    images = locate_images(lab)
+    image = images[lab.image]
     subnets = allocate_subnets(depth_of(lab.guests), occupied, _kept_subnets(own))
     return HostFacts(
-        place=host_place(lab_directory(lab.name), image_directory, is_emulated=host.is_emulated, is_slow=host.is_slow),
+        place=host_place(
+            lab_directory(lab.name),
+            Path(image.directory),
+            is_emulated=host.is_emulated,
+            is_slow=host.is_slow,
+            firmware=image.firmware,
+        ),
         cpu_feature=host.cpu_feature,
-        image_digest=image_digest,
+        image_digest=image.identity,
+        images=images,
         subnets=subnets,
         ports=_assign_ports(lab, own),
         occupied=select_pool(occupied),

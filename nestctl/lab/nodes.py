@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from nestctl.errors import UsageError
-from nestctl.lab.plan import GUEST_DIRECTORY
+from nestctl.lab.place import GUEST_DIRECTORY
 from nestctl.lab.store import expect_up, find_lab_of, lab_directory
 from nestctl.model.lab import Guest, Lab
 

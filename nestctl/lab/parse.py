@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ _MOST_KEYS = 100_000
 _NO_NAME = "is no name: use up to 24 lower-case letters, digits and dashes, first a letter"
 _MEANINGS = {
     "missing": "is missing",
+    "image": "is no image: write a name, or a name and a digest, such as debian-12@sha256:HEX",
     "ttl": "is no time: write a number and m, h or d, such as 90m or 3h",
     "kernel_args": "is no word of a kernel's command line: use printable characters without spaces",
     "accepted_risks": "is no finding about safety, such as safety.smt; 'nestctl check --untrusted' names them",
@@ -57,18 +58,26 @@ class _Text:
         return f"{self.source}:{self.lines.get(location, 1)}: " + (f"({row}) " if row else "")
 
 
-def read_lab(path: Path) -> Lab:
-    """Read and check a lab file. Raises `LabFileError` for anything wrong in it, `UsageError` when it is not there."""
+# What is wrong with a lab beyond its form: where, how it goes on after the key's name, and what to do.
+Complaint = tuple[Location, str, str]
+Check = Callable[[Lab], Iterable[Complaint]]
+
+
+def read_lab(path: Path, check: Check | None = None) -> Lab:
+    """Read and check a lab file. Raises `LabFileError` for anything wrong in it, `UsageError` when it is not there.
+
+    `check` looks at what only this machine knows: a complaint is an error in the file as well.
+    """
     try:
         text = path.read_text()
     except FileNotFoundError as error:
         raise UsageError(f"There is no lab file '{path}'.", hint="Write one with 'nestctl init'.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"The lab file '{path}' cannot be read: {error}.") from error
-    return parse_lab(text, str(path), directory=path.parent)
+    return parse_lab(text, str(path), directory=path.parent, check=check)
 
 
-def parse_lab(text: str, source: str, *, directory: Path | None = None) -> Lab:
+def parse_lab(text: str, source: str, *, directory: Path | None = None, check: Check | None = None) -> Lab:
     """Parse a lab file's text and write its guests out; `source` is how errors call it.
 
     Rosters are read from `directory`; without one a lab that needs them is an error.
@@ -86,9 +95,21 @@ def parse_lab(text: str, source: str, *, directory: Path | None = None) -> Lab:
         place = file.place(error.origin.location, error.origin.row)
         raise LabFileError(f"{place}'{_name(error.origin.location)}' {error.said}.") from error
     try:
-        return Lab.model_validate(expanded.document)
+        lab = Lab.model_validate(expanded.document)
     except ValidationError as error:
         raise LabFileError("\n".join(_describe(detail, file, expanded) for detail in error.errors())) from error
+    if check and (complaints := list(check(lab))):
+        raise _complain(complaints, file, expanded)
+    return lab
+
+
+def _complain(complaints: Iterable[Complaint], file: _Text, expanded: Expanded) -> LabFileError:
+    said: dict[str, str] = {}
+    for location, text, hint in complaints:
+        origin = expanded.trace(location)
+        # Guests that stand for many have one fault in common.
+        said.setdefault(f"{file.place(origin.location)}'{_name(origin.location)}' {text}", hint)
+    return LabFileError("\n".join(said), hint=next((it for it in said.values() if it), ""))
 
 
 def _read_rosters(lab: DeclaredLab, directory: Path | None, file: _Text) -> dict[str, tuple[Row, ...]]:

@@ -11,11 +11,12 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from nestctl.lab.addresses import FIRST_GUEST, Subnet
 from nestctl.lab.network_plan import UUID_NAMESPACE, NetworkPlan, filter_name, network_inside, plan_lab_network
+from nestctl.lab.place import Base, ImageFacts, Origin, Place, list_bases, place_inside, place_of
 from nestctl.model.lab import Guest, Lab
 from nestctl.model.quota import Quota
 from nestctl.model.seed import Seed
@@ -23,35 +24,13 @@ from nestctl.model.seed import Seed
 # Raised when a guest made by an older nestctl is no longer what this one would make.
 PLAN_VERSION = 4
 
-# Inside a guest made from an image: its own kernel, and the image itself on a disk that is attached read-only.
-# Not where a nestctl that runs in the guest keeps its own labs.
-GUEST_DIRECTORY = PurePosixPath("/var/lib/nestctl/guests")
-_GUEST_KERNEL = PurePosixPath("/boot/vmlinuz")
-_GUEST_INITRD = PurePosixPath("/boot/initrd")
-_GUEST_BASE = PurePosixPath("/dev/disk/by-id/virtio-nestctl-base")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """A machine that runs guests, as far as planning has to know it.
-
-    `is_emulated` is about its guests' CPUs; `is_slow` also when KVM runs them and the machine itself is emulated.
-    """
-
-    directory: PurePosixPath
-    kernel: PurePosixPath
-    initrd: PurePosixPath
-    base: PurePosixPath
-    base_is_block: bool
-    is_emulated: bool
-    is_slow: bool
-
 
 @dataclass(frozen=True, kw_only=True)
 class HostFacts:
     """What planning has to know of the host: `subnets` has one for each level, `occupied` are those of others.
 
-    `networks` has the subnet of each of the lab's networks by its name, `own_addresses` are the host's.
+    `place` and `image_digest` are those of the lab's image, `images` those that guests name themselves. `networks` has
+    the subnet of each of the lab's networks by its name, `own_addresses` are the host's.
     """
 
     place: Place
@@ -62,6 +41,12 @@ class HostFacts:
     occupied: tuple[Subnet, ...] = ()
     networks: Mapping[str, Subnet] = field(default_factory=dict)
     own_addresses: tuple[str, ...] = ()
+    images: Mapping[str, ImageFacts] = field(default_factory=dict)
+
+    @property
+    def image(self) -> ImageFacts:
+        """The lab's image."""
+        return ImageFacts(identity=self.image_digest, directory=self.place.base.parent, firmware=self.place.firmware)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +97,8 @@ class GuestPlan:
     cpus: int
     memory_mib: int
     disk_gib: int
+    image: str
+    bases: tuple[Base, ...]
     place: Place
     uplink: Uplink
     cpu_feature: str
@@ -143,7 +130,7 @@ class GuestPlan:
 
     @property
     def seed(self) -> PurePosixPath:
-        return self.place.directory / f"{self.name}.seed.tar"
+        return self.place.directory / f"{self.name}.seed.{'iso' if self.place.firmware else 'tar'}"
 
     @property
     def console(self) -> PurePosixPath:
@@ -166,7 +153,8 @@ def plan_lab(lab: Lab, host: HostFacts) -> tuple[GuestPlan, ...]:
     """Plan every guest of a lab. `host.subnets` has one subnet for each level, outermost first."""
     uplinks = _outermost_uplinks(lab, host)
     return tuple(
-        _plan_guest(lab.name, name, guest, 1, host.place, uplinks[name], host) for name, guest in lab.guests.items()
+        _plan_guest(lab.name, name, guest, 1, Origin(image=host.image, place=host.place), uplinks[name], host)
+        for name, guest in lab.guests.items()
     )
 
 
@@ -191,17 +179,11 @@ def walk_plans(plans: tuple[GuestPlan, ...]) -> Iterator[GuestPlan]:
 
 
 def _plan_guest(
-    lab: str, name: str, guest: Guest, level: int, place: Place, uplink: Uplink, host: HostFacts
+    lab: str, name: str, guest: Guest, level: int, outer: Origin, uplink: Uplink, host: HostFacts
 ) -> GuestPlan:
-    inside = Place(
-        directory=GUEST_DIRECTORY / lab,
-        kernel=_GUEST_KERNEL,
-        initrd=_GUEST_INITRD,
-        base=_GUEST_BASE,
-        base_is_block=True,
-        is_emulated=False,
-        is_slow=place.is_slow,
-    )
+    image = host.images[guest.image] if guest.image else outer.image
+    place = place_of(image, outer, level)
+    inside = Origin(image=image, place=place_inside(lab, place))
     network = network_inside(lab, name, level, host.subnets[level]) if guest.guests else None
     guests = tuple(
         _plan_guest(
@@ -219,6 +201,8 @@ def _plan_guest(
         cpus=guest.cpus,
         memory_mib=guest.memory_mib,
         disk_gib=guest.disk_gib,
+        image=image.identity,
+        bases=tuple(list_bases(guest, image, outer, level, host.images)) if guest.is_hypervisor else (),
         place=place,
         uplink=uplink,
         cpu_feature=host.cpu_feature,
@@ -231,11 +215,11 @@ def _plan_guest(
         subnets=tuple(str(subnet) for subnet in host.subnets),
         occupied=tuple(str(subnet) for subnet in dict.fromkeys((*host.occupied, *host.networks.values()))),
         guests=guests,
-        settings=_settings(guest, place, uplink, host),
+        settings=_settings(guest, image, place, uplink),
     )
 
 
-def _settings(guest: Guest, place: Place, uplink: Uplink, host: HostFacts) -> Mapping[str, Any]:
+def _settings(guest: Guest, image: ImageFacts, place: Place, uplink: Uplink) -> Mapping[str, Any]:
     """List what makes a guest another one when it changes, by names that people know; the forwarded port does not.
 
     A seed may hold secrets: it is named by its digest.
@@ -243,7 +227,7 @@ def _settings(guest: Guest, place: Place, uplink: Uplink, host: HostFacts) -> Ma
     nesting = "denied" if guest.nesting is False else "on" if guest.is_hypervisor else "off"
     return {
         "version": PLAN_VERSION,
-        "image": host.image_digest[:16],
+        "image": image.identity[:16],
         "accelerator": "tcg" if place.is_emulated else "kvm",
         "cpus": guest.cpus,
         "memory_mib": guest.memory_mib,
@@ -324,16 +308,3 @@ def _mac(lab: str, name: str) -> str:
     """A MAC address in QEMU's range 52:54:00, the same for the same guest."""
     digest = hashlib.sha256(f"{lab}/{name}".encode()).digest()
     return "52:54:00:" + ":".join(f"{byte:02x}" for byte in digest[:3])
-
-
-def host_place(directory: Path, image: Path, *, is_emulated: bool, is_slow: bool) -> Place:
-    """Describe this machine as a place for guests: `directory` for their disks, `image` with the files of the image."""
-    return Place(
-        directory=PurePosixPath(directory),
-        kernel=PurePosixPath(image / "vmlinuz"),
-        initrd=PurePosixPath(image / "initrd"),
-        base=PurePosixPath(image / "disk.raw"),
-        base_is_block=False,
-        is_emulated=is_emulated,
-        is_slow=is_slow,
-    )

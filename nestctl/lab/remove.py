@@ -18,7 +18,8 @@ from nestctl.lab.keys import LabKeys, find_keys
 from nestctl.lab.level import Access, Level, SshAccess, Step, list_own_domains
 from nestctl.lab.networks import remove_networks
 from nestctl.lab.parallel import run_all
-from nestctl.lab.plan import GUEST_DIRECTORY, Contact
+from nestctl.lab.place import GUEST_DIRECTORY
+from nestctl.lab.plan import Contact
 from nestctl.lab.render import Mark, parse_contact
 from nestctl.lab.store import forget_lab, lab_directory, lock_lab
 

@@ -12,7 +12,7 @@ from nestctl.lab.keys import KeyPair, LabKeys
 from nestctl.lab.plan import GuestPlan
 from nestctl.model.seed import Seed
 
-_FIRST_BOOT = "var/lib/nestctl/first-boot.sh"
+FIRST_BOOT = "var/lib/nestctl/first-boot.sh"
 
 # Where a guest's first boot leaves what went wrong, and all that was printed.
 FAILURE_FILE = "/var/lib/nestctl/first-boot.failed"
@@ -27,7 +27,7 @@ Before=nestctl-ready.service
 
 [Service]
 Type=oneshot
-ExecStart=/bin/sh /{_FIRST_BOOT}
+ExecStart=/bin/sh /{FIRST_BOOT}
 
 [Install]
 WantedBy=multi-user.target
@@ -41,6 +41,12 @@ run() {{
     echo "+ $1"
     bash -c "$1" && return
     {{ echo "'$1' ended with exit code $?:"; tail -n 5 {LOG_FILE} | grep -v '^+ '; }} > {FAILURE_FILE}
+    exit 1
+}}
+expect_package() {{
+    dpkg-query -W -f '${{Status}}' "${{1%%=*}}" 2>/dev/null | grep -q ' installed$' && return
+    rpm -q --quiet --whatprovides "$1" 2>/dev/null && return
+    {{ echo "The package '$1' could not be installed:"; tail -n 5 /var/log/cloud-init-output.log; }} > {FAILURE_FILE}
     exit 1
 }}
 add_user() {{
@@ -65,7 +71,7 @@ def render_seed(plan: GuestPlan, keys: LabKeys) -> bytes:
         archive.addfile(directory)
         for path, content, mode in (
             ("etc/hostname", f"{plan.name}\n", 0o644),
-            ("etc/hosts", _render_hosts(plan), 0o644),
+            ("etc/hosts", render_hosts(plan), 0o644),
             ("etc/resolv.conf", f"nameserver {plan.uplink.dns}\n" if plan.uplink.dns else "", 0o644),
             ("etc/systemd/network/10-nestctl.network", _render_network(plan), 0o644),
             *_host_key_files(host),
@@ -74,7 +80,7 @@ def render_seed(plan: GuestPlan, keys: LabKeys) -> bytes:
                 "".join(f"{it.public} nestctl\n" for it in keys.clients_of(plan.name)),
                 0o600,
             ),
-            *(_outer_subnets(plan) if plan.is_hypervisor else ()),
+            *(outer_subnets(plan) if plan.is_hypervisor else ()),
         ):
             _add(archive, path, content.encode(), mode)
         _add_contents(archive, plan.contents)
@@ -92,10 +98,17 @@ def _add_contents(archive: tarfile.TarFile, contents: Seed) -> None:
     link = tarfile.TarInfo("etc/systemd/system/multi-user.target.wants/nestctl-first-boot.service")
     link.type, link.linkname = tarfile.SYMTYPE, "../nestctl-first-boot.service"
     archive.addfile(link)
-    _add(archive, _FIRST_BOOT, "".join((_PRELUDE, *_render_commands(contents))).encode(), 0o600)
+    _add(archive, FIRST_BOOT, render_first_boot(contents).encode(), 0o600)
+
+
+def render_first_boot(contents: Seed) -> str:
+    """Render the script of a guest's first boot: what is left to do once its files are there."""
+    return "".join((_PRELUDE, *_render_commands(contents)))
 
 
 def _render_commands(contents: Seed) -> Iterator[str]:
+    for package in contents.packages:
+        yield f"expect_package {shlex.quote(package)}\n"
     for user in contents.users:
         keys = "".join(f"{key}\n" for key in user.ssh_keys)
         yield f"add_user {user.name} {shlex.quote(keys)}\n"
@@ -110,13 +123,14 @@ def _host_key_files(host: KeyPair) -> tuple[tuple[str, str, int], ...]:
     )
 
 
-def _outer_subnets(plan: GuestPlan) -> tuple[tuple[str, str, int], ...]:
+def outer_subnets(plan: GuestPlan) -> tuple[tuple[str, str, int], ...]:
     """What a nestctl in the guest has to leave alone: it sees no route to it."""
     text = "".join(f"{subnet}\n" for subnet in (*plan.subnets, *plan.occupied))
     return ((str(OUTER_SUBNETS).lstrip("/"), text, 0o644),)
 
 
-def _render_hosts(plan: GuestPlan) -> str:
+def render_hosts(plan: GuestPlan) -> str:
+    """Render a guest's /etc/hosts: itself, and the guests inside it."""
     lines = ["127.0.0.1 localhost", f"127.0.1.1 {plan.name}.{plan.lab} {plan.name}"]
     lines += [f"{inner.uplink.address} {inner.name}.{inner.lab} {inner.name}" for inner in plan.guests]
     return "\n".join(lines) + "\n"

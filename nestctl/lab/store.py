@@ -1,7 +1,7 @@
 """What libvirt cannot hold of a lab, in files: its keys, its guests' disks, the lab file it was made from.
 
 labs/NAME/   lab.yaml  keys.json (0600)  ssh_config  client_key (0600)  known_hosts  boots.json
-             GUEST.qcow2  GUEST.seed.tar (0600)  GUEST.console.log
+             GUEST.qcow2  GUEST.seed.tar or .iso (0600)  GUEST.console.log
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import yaml
 from nestctl.adapters.files import hold_lock, write_atomically
 from nestctl.deadline import Deadline
 from nestctl.errors import LabFileError, UsageError
-from nestctl.lab.parse import read_lab
+from nestctl.lab.parse import Check, read_lab
 from nestctl.model.lab import NAME_PATTERN, Lab
 from nestctl.paths import cache_directory, state_directory
 
@@ -37,18 +37,18 @@ def list_labs() -> tuple[str, ...]:
     return ()
 
 
-def find_lab(reference: str | None) -> Lab:
+def find_lab(reference: str | None, check: Check | None = None) -> Lab:
     """Find a lab by the path of its file, or by its name when it has been brought up; by default ./lab.yaml.
 
-    Raises `UsageError` when there is none and `LabFileError` when the file is wrong.
+    Raises `UsageError` when there is none and `LabFileError` when the file is wrong; `check` may look further.
     """
     if reference is None:
-        return read_lab(DEFAULT_FILE)
+        return read_lab(DEFAULT_FILE, check)
     if "/" in reference or reference.endswith((".yaml", ".yml")) or Path(reference).is_file():
-        return read_lab(Path(reference))
+        return read_lab(Path(reference), check)
     kept = lab_directory(reference) / "lab.yaml"
     if reference in list_labs() and kept.exists():
-        return read_lab(kept)
+        return read_lab(kept, check)
     there = ", ".join(f"'{name}'" for name in list_labs()) or "none"
     raise UsageError(f"There is no file and no lab '{reference}'; labs that exist: {there}.")
 

@@ -9,6 +9,9 @@ from nestctl.deadline import Deadline
 from nestctl.errors import GuestError
 from nestctl.lab.seed import FAILURE_FILE, LOG_FILE
 
+# Where it is noted that the playbook that makes hypervisors has run through, and which version of it.
+PREPARED_FILE = "/var/lib/nestctl/l1-kvm"
+
 # One process in a guest that may be slow. udev loads the module, perhaps a little after sshd answers; modprobe waits
 # until a module that is being loaded is ready, and does nothing when it is.
 _SCRIPT = f"""
@@ -21,6 +24,7 @@ for module in kvm_intel kvm_amd; do
     echo "nested=$(cat /sys/module/$module/parameters/nested)"
 done
 [ -c /dev/kvm ] && echo "device=yes"
+[ ! -e {PREPARED_FILE} ] || echo "prepared=$(cat {PREPARED_FILE})"
 [ ! -e {FAILURE_FILE} ] || sed 's/^/failure=/' {FAILURE_FILE}
 exit 0
 """
@@ -30,7 +34,8 @@ exit 0
 class Truth:
     """What a guest sees: the hypervisor's signature in CPUID ('kvm', or 'qemu' for TCG), and its own KVM.
 
-    `failure` is what the first boot says of a command of the seed's that failed; empty when none did.
+    `failure` is what the first boot says of a command of the seed's that failed; empty when none did. `prepared` is the
+    digest of the playbook that has made it a hypervisor; empty when none has.
     """
 
     signature: str
@@ -38,6 +43,7 @@ class Truth:
     is_nested_enabled: bool
     has_kvm_device: bool
     failure: str = ""
+    prepared: str = ""
 
 
 def read_truth(shell: Shell, deadline: Deadline) -> Truth:
@@ -51,6 +57,7 @@ def parse_truth(text: str) -> Truth:
         kvm_module=values.get("module", ""),
         is_nested_enabled=values.get("nested", "") in {"Y", "y", "1"},
         has_kvm_device="device" in values,
+        prepared=values.get("prepared", ""),
         failure="\n".join(line[8:] for line in text.splitlines() if line.startswith("failure=")),
     )
 

@@ -12,6 +12,7 @@ from nestctl.model.lab import (
     MOST_OUTERMOST,
     NAME_PATTERN,
     AcceptedRisks,
+    LabImage,
     Name,
     OnExpiry,
     Settings,
@@ -99,13 +100,7 @@ class DeclaredLab(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, title="Lab")
 
     name: Annotated[Name, Field(description="The lab's name. A guest's domain is called LAB-GUEST.")]
-    image: Annotated[
-        str,
-        Field(
-            description="The image of every guest: a name of 'nestctl image list', or its beginning. "
-            "When empty, the one that is built from this machine's package sources."
-        ),
-    ] = ""
+    image: LabImage = ""
     ttl: Ttl = ""
     on_expiry: OnExpiry = "stop"
     trust: Trust = "own"

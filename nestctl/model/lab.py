@@ -28,6 +28,14 @@ LabelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._
 LabelValue = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{0,200}$")]
 
 
+# What the image that is made from this machine's package sources is called, for a guest inside one that has another.
+BUILT = "built"
+
+# NAME, or NAME@ALGORITHM:HEX as container images are pinned.
+IMAGE_PATTERN = r"^([A-Za-z0-9][A-Za-z0-9._-]{0,127}(@(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}))?)?$"
+ImageReference = Annotated[str, Field(pattern=IMAGE_PATTERN)]
+
+
 class Settings(BaseModel):
     """What one guest is like, apart from the guests inside it."""
 
@@ -49,6 +57,13 @@ class Settings(BaseModel):
             ge=2, le=65_536, description="Size of the disk in GiB. It is an overlay: space is taken as it is written."
         ),
     ] = 8
+    image: Annotated[
+        ImageReference,
+        Field(
+            description="The image that it boots, and so do the guests inside it. When empty, that of the guest it is "
+            "in, or the lab's.",
+        ),
+    ] = ""
     nesting: Annotated[
         bool | None,
         Field(
@@ -157,6 +172,14 @@ AcceptedRisks = Annotated[
         description="Findings of 'nestctl check --untrusted', such as safety.smt, that you have looked at and accept.",
     ),
 ]
+LabImage = Annotated[
+    ImageReference,
+    Field(
+        description="The image of the guests that name none: a name of 'nestctl image list' or its beginning, an "
+        "imported one's also with its digest, as in debian-12@sha256:HEX. When empty, or 'built', the one that is "
+        "built from this machine's package sources.",
+    ),
+]
 
 
 class Lab(BaseModel):
@@ -165,13 +188,7 @@ class Lab(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     name: Annotated[Name, Field(description="The lab's name. A guest's domain is called LAB-GUEST.")]
-    image: Annotated[
-        str,
-        Field(
-            description="The image of every guest: a name of 'nestctl image list', or its beginning. "
-            "When empty, the one that is built from this machine's package sources."
-        ),
-    ] = ""
+    image: LabImage = ""
     ttl: Ttl = ""
     on_expiry: OnExpiry = "stop"
     trust: Trust = "own"

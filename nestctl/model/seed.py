@@ -1,6 +1,6 @@
-"""What a lab file puts into a guest: accounts, files, commands that run once.
+"""What a lab file puts into a guest: accounts, files, packages, commands that run once.
 
-Packages are not among it: a guest boots without a package source, and what it needs is in its image.
+Packages are for vendors' images, which have package sources: what a guest of the built image needs is in that image.
 """
 
 from __future__ import annotations
@@ -40,6 +40,10 @@ FilePath = Annotated[
     _matching(r"(?=.{1,100}$)(/(?!\.{1,2}(/|$))[^/\x00-\x1f]+)+", "is no path from '/' of at most 100 characters"),
 ]
 Mode = Annotated[str, _matching(r"0?[0-7]{3}", "is no mode in octal, such as '0644'")]
+# Debian's and RPM's names, also with a version or an architecture; no option of a package manager.
+Package = Annotated[
+    str, _matching(r"[A-Za-z0-9][A-Za-z0-9+._:=~-]{0,199}", "is no package's name: use letters, digits, dashes, dots")
+]
 Command = Annotated[
     str, Field(min_length=1, max_length=65_536), _matching(r"[^\x00]+", "has a NUL character, which no shell takes")
 ]
@@ -75,6 +79,15 @@ class Seed(BaseModel):
     files: Annotated[
         tuple[File, ...], Field(strict=False, max_length=200, description="Files, in place before the first boot.")
     ] = ()
+    packages: Annotated[
+        tuple[Package, ...],
+        Field(
+            strict=False,
+            max_length=500,
+            description="Packages of the guest's distribution, installed at the first boot. For imported images only: "
+            "a guest of the built image has no package source.",
+        ),
+    ] = ()
     users: Annotated[
         tuple[User, ...], Field(strict=False, max_length=200, description="Accounts, each with a home and Bash.")
     ] = ()
@@ -90,4 +103,4 @@ class Seed(BaseModel):
 
     @property
     def is_empty(self) -> bool:
-        return not (self.files or self.users or self.commands)
+        return not (self.files or self.packages or self.users or self.commands)

@@ -10,9 +10,11 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import ipaddress
 import json
+import re
 import tarfile
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
@@ -24,10 +26,12 @@ from rich.console import Console
 from nestctl.adapters.process import LocalShell
 from nestctl.deadline import Deadline
 from nestctl.lab.addresses import allocate_networks, allocate_subnets
+from nestctl.lab.cloud_seed import render_cloud_files
 from nestctl.lab.compare import Change, compare
 from nestctl.lab.diff import render_changes_tree
 from nestctl.lab.parse import read_lab
-from nestctl.lab.plan import GuestPlan, HostFacts, depth_of, host_place, plan_lab, plan_networks, walk_plans
+from nestctl.lab.place import ImageFacts, host_place
+from nestctl.lab.plan import GuestPlan, HostFacts, depth_of, plan_lab, plan_networks, walk_plans
 from nestctl.lab.preview import Preview
 from nestctl.lab.render import render_domain, render_filter, render_network
 from nestctl.lab.seed import render_seed
@@ -67,6 +71,7 @@ def test_there_are_cases_for_every_kind_of_host_and_shape() -> None:
         "class",
         "changed",
         "tenants",
+        "cloud-image",
     } <= set(CASES)
 
 
@@ -104,6 +109,7 @@ def render_case(directory: Path) -> dict[str, str]:
             Path(facts["image"]),
             is_emulated=facts["is_emulated"],
             is_slow=facts["is_emulated"],
+            firmware=facts.get("firmware", ""),
         ),
         cpu_feature=facts["cpu_feature"],
         image_digest=facts["image_digest"],
@@ -111,6 +117,10 @@ def render_case(directory: Path) -> dict[str, str]:
         ports=facts["ports"],
         networks=allocate_networks(lab.networks, (*routes, *subnets), {}),
         own_addresses=tuple(facts.get("own_addresses", ())),
+        images={
+            name: ImageFacts(**{**it, "directory": PurePosixPath(it["directory"])})
+            for name, it in facts.get("images", {}).items()
+        },
     )
     plans = plan_lab(lab, host)
     keys = recognizable_keys(lab.guests)
@@ -124,7 +134,11 @@ def render_case(directory: Path) -> dict[str, str]:
             files[f"lab-{network.label}.nwfilter.xml"] = render_filter(network.filter)
     for plan in walk_plans(plans):
         files[f"{plan.name}.domain.xml"] = render_domain(plan)
-        files[f"{plan.name}.seed.txt"] = list_seed(render_seed(plan, keys))
+        files[f"{plan.name}.seed.txt"] = (
+            list_cloud_seed(render_cloud_files(plan, keys))
+            if plan.place.firmware
+            else list_seed(render_seed(plan, keys))
+        )
         if plan.network:
             files[f"{plan.name}.network.xml"] = render_network(plan.network)
     return files
@@ -148,6 +162,12 @@ def list_seed(seed: bytes) -> str:
             file = archive.extractfile(entry) if entry.isfile() else None
             lines += [f"    {line}".rstrip() for line in (file.read().decode().splitlines() if file else ())]
     return "\n".join(lines) + "\n"
+
+
+def list_cloud_seed(files: dict[str, str]) -> str:
+    """A cloud-init seed's files, each with what it writes in words."""
+    text = "".join(f"== {name}\n{content}" for name, content in files.items())
+    return re.sub(r"content: (\S+)", lambda it: "content: " + repr(base64.b64decode(it[1]).decode()), text)
 
 
 def _plain(value: Any) -> Any:

@@ -14,7 +14,7 @@ PLAYBOOKS = sorted(resource("playbooks").glob("*.yml"))
 
 
 def test_there_are_playbooks() -> None:
-    assert [path.name for path in PLAYBOOKS] == ["nested.yml"]
+    assert [path.name for path in PLAYBOOKS] == ["l1-kvm.yml", "nested.yml"]
 
 
 @pytest.mark.parametrize("playbook", PLAYBOOKS, ids=lambda path: path.name)

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from nestctl.adapters.libvirt import Domain, Network
 from nestctl.errors import UsageError
 from nestctl.lab.addresses import allocate_subnets
-from nestctl.lab.host import Host, locate_image, plan_on
+from nestctl.lab.host import Host, plan_on
+from nestctl.lab.images import locate_image, locate_images
 from nestctl.lab.render import render_domain
 from nestctl.model.facts import Accelerator
 from nestctl.model.lab import Guest, Lab
@@ -58,10 +61,10 @@ def test_a_lab_keeps_its_subnets_when_the_machine_gets_a_network_there() -> None
 
 def test_an_image_that_is_asked_for_by_name_has_to_be_there() -> None:
     with pytest.raises(UsageError, match="There is no image 'mine'; there: none"):
-        locate_image(Lab(name="demo", image="mine", guests={"l1": Guest()}))
+        locate_images(Lab(name="demo", image="mine", guests={"l1": Guest()}))
 
 
 def test_the_default_image_is_known_before_it_is_built() -> None:
-    directory, digest = locate_image(lab_of_depth(1))
-    assert digest[:12] in directory.name
-    assert not directory.exists()
+    image = locate_image("")
+    assert image.identity[:12] in image.directory.name
+    assert not Path(image.directory).exists()
