@@ -72,6 +72,15 @@ def print_rich(renderable: RenderableType) -> None:
     _rich_console(sys.stdout.isatty()).print(renderable)
 
 
+@contextmanager
+def live(make: Callable[[Any], RenderableType]) -> Iterator[Callable[[Any], None]]:
+    """Show a table of a result on the terminal that is drawn anew with each value that the caller gives."""
+    from rich.live import Live
+
+    with Live(console=_rich_console(True), auto_refresh=False) as shown:
+        yield lambda value: shown.update(make(value), refresh=True)
+
+
 def say(text: str) -> None:
     """Tell the user something that is no result."""
     _steps.say(text)

@@ -6,8 +6,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,19 @@ class Hypervisor:
     where: str
     uri: str
     connection: Any
+
+    @contextmanager
+    def notify(self, happened: Callable[[], object]) -> Iterator[None]:
+        """Have a function called, by another thread, whenever a domain is defined, started, stopped or removed."""
+        with _errors(f"listen to {self.where}"):
+            number = self.connection.domainEventRegisterAny(
+                None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lambda *_about: happened(), None
+            )
+        try:
+            yield
+        finally:
+            with suppress(libvirt.libvirtError):  # a connection that is lost has no events to end
+                self.connection.domainEventDeregisterAny(number)
 
     def list_domains(self) -> tuple[Domain, ...]:
         """List all domains; one that is removed meanwhile is left out."""
@@ -416,6 +429,11 @@ def _explain(error: libvirt.libvirtError, doing: str) -> NestctlError:
             f"Could not {doing}: {said}.",
             hint="A quota's cpu_shares, cpu_cap_percent and memory_limit_mib need cgroups, which this libvirt does not "
             "have: use '--connect qemu:///system', or leave them out.",
+        )
+    if "cannot limit locked memory" in said:
+        return PrerequisiteError(
+            f"Could not {doing}: {said}.",
+            hint="A quota's memory_limit_mib needs CAP_SYS_RESOURCE, which libvirt does not have here: leave it out.",
         )
     if "host forwarding rule" in said:
         return PortTakenError(f"Could not {doing}: a forwarded port is taken. QEMU says: {said}.")

@@ -21,6 +21,7 @@ from nestctl.cli.nested import app as nested_app
 from nestctl.cli.quickstart import quickstart
 from nestctl.cli.reach import console, cp, exec_, logs
 from nestctl.cli.run import reset, run
+from nestctl.cli.watch import watch
 from nestctl.errors import ExitCode, NestctlError, UsageError
 
 _EPILOG = """
@@ -154,6 +155,7 @@ app.command(rich_help_panel=_LAB)(render)
 app.command(rich_help_panel=_LAB)(plan)
 app.command(rich_help_panel=_LAB)(up)
 app.command(rich_help_panel=_LAB)(status)
+app.command(rich_help_panel=_LAB)(watch)
 app.command("list", rich_help_panel=_LAB)(list_labs)
 app.command(rich_help_panel=_LAB, context_settings={"allow_interspersed_args": False})(ssh)
 _REACH = "Guests"

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from nestctl.lab.audit import Trace
     from nestctl.lab.listing import LabSummary
+    from nestctl.lab.watch import Row
 
 _COLOURS = {"running": "green", "unreachable": "yellow", "off": "red", "absent": "red"}
 _ACCELERATORS = {"kvm": "KVM", "qemu": "emulated (TCG)", "": "-"}
@@ -116,6 +117,33 @@ def render_age(seconds: int) -> str:
         if seconds >= unit_s:
             return f"{seconds // unit_s} {unit} {seconds % unit_s // smaller_s} {smaller}"
     return f"{seconds // 60} min" if seconds >= 60 else f"{seconds} s"
+
+
+def render_rows(rows: tuple[Row, ...]) -> Table:
+    """Render what `watch` sees now: a row for each guest, in the order of the tree."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    running, guests = sum(row.state == "running" for row in rows), sum(bool(row.name) for row in rows)
+    title = f"{running} of {guests} running, {datetime.now().astimezone():%H:%M:%S}. Ctrl-C ends."
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+    for name in ("guest", "level", "state", "runs on", "address", "memory", "age"):
+        table.add_column(name)
+    for row in rows:
+        if not row.name:
+            table.add_row(row.lab, "", f"[yellow]{escape(row.state)}[/]")
+            continue
+        table.add_row(
+            "  " * (row.level - 1) + f"{row.lab}/{row.name}",
+            f"L{row.level}",
+            f"[{_COLOURS.get(row.state, 'yellow')}]{row.state}[/]",
+            _ACCELERATORS.get(row.accelerator, row.accelerator),
+            row.address or "-",
+            f"{row.memory_mib} MiB",
+            render_age(row.age_s) if row.age_s is not None else "-",
+        )
+    return table
 
 
 def _add(tree: Tree, statuses: tuple[GuestStatus, ...]) -> None:

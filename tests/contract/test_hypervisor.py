@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -221,3 +222,31 @@ def test_what_was_asked_for_goes_before_the_environment(monkeypatch: pytest.Monk
 
 def test_without_a_wish_it_is_one_of_three() -> None:
     assert choose_uri(None) in {SYSTEM_URI, SESSION_URI, f"qemu:///embed?root={embedded_root()}"}
+
+
+def test_what_happens_to_a_domain_is_told_at_once(embedded: Hypervisor) -> None:
+    happened = threading.Event()
+    with embedded.notify(happened.set):
+        embedded.define_domain(domain_for(embedded))
+        assert happened.wait(20)
+        happened.clear()
+        embedded.remove_domain(PLAN.domain)
+        assert happened.wait(20)
+    happened.clear()
+    embedded.define_domain(domain_for(embedded))
+    assert not happened.wait(0.2)
+
+
+def test_a_driver_says_whether_it_has_networks_and_filters(embedded: Hypervisor) -> None:
+    assert not embedded.has_networks()
+    assert embedded.list_filters() == ()
+    connection = libvirt.open("test:///default")
+    assert Hypervisor(where="this machine", uri="test:///default", connection=connection).has_networks()
+    connection.close()
+
+
+def test_a_limit_that_needs_cgroups_says_what_to_do() -> None:
+    said = "Requested operation is not valid: cgroup CPU controller is not mounted"
+    assert "leave them out" in explain(libvirt.libvirtError(said), "limit it").hint
+    said = "cannot limit locked memory of process 7 to 8: Operation not permitted"
+    assert "CAP_SYS_RESOURCE" in explain(libvirt.libvirtError(said), "start it").hint
