@@ -15,10 +15,11 @@ from nestctl.bench.html import render_report
 from nestctl.errors import NestctlError
 from nestctl.lab.bundle import Student, render_card, render_index, student_of
 from nestctl.lab.parse import read_lab
-from nestctl.lab.render import render_domain, render_network
+from nestctl.lab.plan import plan_networks
+from nestctl.lab.render import render_domain, render_filter, render_network
 from nestctl.model.lab import Lab
 from nestctl.paths import resource
-from tests.builders import class_of, plan_of_depth, plans_of
+from tests.builders import class_of, host_facts, lab_of_tenants, limited_plan, plan_of_depth, plans_of
 from tests.unit.bench.test_report import two_levels_deep
 from tests.unit.cli.run import python
 
@@ -38,6 +39,13 @@ def _network() -> str:
     return render_network(network)
 
 
+def _filter() -> str:
+    lab = lab_of_tenants()
+    (network, _) = plan_networks(lab, host_facts(lab))
+    assert network.filter
+    return render_filter(network.filter)
+
+
 def _student() -> Student:
     lab = class_of("ann")
     return student_of(lab, plans_of(lab)[0])
@@ -47,6 +55,8 @@ TEMPLATES: dict[str, Callable[[], str]] = {
     "card.html.j2": lambda: render_card("class", _student(), None),
     "class.html.j2": lambda: render_index("class", (_student(),), None),
     "domain.xml.j2": lambda: render_domain(plan_of_depth(2)),
+    "filter.xml.j2": _filter,
+    "iotune.xml.j2": lambda: render_domain(limited_plan()),
     "network.xml.j2": _network,
     "report.html.j2": lambda: render_report(two_levels_deep()),
 }
@@ -96,6 +106,7 @@ def test_every_lab_that_comes_with_us_is_right(path: Path) -> None:
     assert isinstance(read_lab(path), Lab)
 
 
+@pytest.mark.slow
 def test_every_module_can_be_imported_alone() -> None:
     paths = (path.relative_to(PACKAGE.parent).with_suffix("") for path in PACKAGE.rglob("*.py"))
     modules = [".".join(path.parts).removesuffix(".__init__") for path in paths if path.name != "bootstrap"]

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -33,6 +34,12 @@ def two_levels_deep(rounds: int = 5, ending: Ending = Ending.COMPLETE) -> Summar
     return summarize(results(LEVELS, calls, ending=ending))
 
 
+@cache
+def page_of_two_levels_deep() -> str:
+    """Its plots take most of a second each, and no test changes it."""
+    return html.render_report(two_levels_deep())
+
+
 def on_terminal(summary: Summary) -> str:
     console = Console(width=160, highlight=False)
     with console.capture() as captured:
@@ -59,7 +66,7 @@ def test_the_table_has_figures_with_ratios_to_the_level_above_and_to_the_top() -
 
 
 def test_the_page_labels_every_emulated_figure_and_needs_nothing_else() -> None:
-    page = html.render_report(two_levels_deep())
+    page = page_of_two_levels_deep()
     cells = re.findall(r"<td.*?</td>", page, re.DOTALL)
     assert len(cells) == len(LEVELS) * len(WORKLOADS)
     assert [EMULATED in cell for cell in cells] == [False, True, True] * len(WORKLOADS)
@@ -86,7 +93,7 @@ def test_the_page_is_well_formed_and_what_a_plot_refers_to_is_in_it_alone() -> N
         def handle_endtag(self, tag: str) -> None:
             assert open_tags.pop() == tag
 
-    page = html.render_report(two_levels_deep())
+    page = page_of_two_levels_deep()
     Checker().feed(page)
     assert open_tags == []
     references = set(re.findall(r'(?:url\(|href=")#([^)"]+)', page))
@@ -253,7 +260,7 @@ def test_exits_per_operation_are_shown() -> None:
 
 
 def test_what_others_published_stands_beside_with_its_source() -> None:
-    text, page = on_terminal(two_levels_deep()), html.render_report(two_levels_deep())
+    text, page = on_terminal(two_levels_deep()), page_of_two_levels_deep()
     assert "published 24×, 22.7×" in text
     assert "1,575, 37,733 and 857,578 cycles" in page
     assert "ASPLOS 2020, table 3" in page
@@ -262,7 +269,7 @@ def test_what_others_published_stands_beside_with_its_source() -> None:
 
 
 def test_the_noise_is_a_band_in_the_plot_and_only_where_there_is_some() -> None:
-    with_band, without = html.render_report(with_control(9080)), html.render_report(two_levels_deep())
+    with_band, without = html.render_report(with_control(9080)), page_of_two_levels_deep()
     assert "Grey bands" in with_band
     assert "#e9ecf0" in with_band
     assert "Grey bands" not in without

@@ -47,6 +47,7 @@ def intervals(draw: Draw, count: int, factor: float = 1.0, pairs: int = PAIRS) -
         yield interval
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_draws")
 @pytest.mark.parametrize("count", [5, 10])
 @pytest.mark.parametrize("noise", NOISES)
@@ -61,12 +62,14 @@ def test_twenty_pairs_of_equal_series_differ_at_most_as_often_as_stated(noise: s
     assert sum(not interval.contains(1.0) for interval in intervals(NOISES[noise], 5, pairs=20)) <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_draws")
 def test_three_values_would_call_equal_series_different_too_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stats, "FEWEST_FOR_INTERVAL", 3)
     assert sum(not interval.contains(1.0) for interval in intervals(NOISES["normal"], 3)) >= 0.08 * PAIRS
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_draws")
 def test_the_detectable_effect_is_found_about_four_times_in_five() -> None:
     """Of twenty values each: with the median of what equal series say, the power must be near 80 %."""
