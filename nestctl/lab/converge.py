@@ -242,6 +242,7 @@ def raise_failures(failures: list[Failure]) -> None:
 
 def _forget_if_unused(hypervisor: Hypervisor, lab: str) -> None:
     if not list_own_domains(hypervisor, lab):
+        remove_networks(hypervisor, lab)
         forget_lab(lab)
 
 

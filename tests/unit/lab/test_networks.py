@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nestctl.adapters.libvirt import Filter, Network
-from nestctl.errors import FailedError, PrerequisiteError, UsageError
+from nestctl.errors import FailedError, HypervisorError, PrerequisiteError, SeveralError, UsageError
 from nestctl.lab.audit import find_bridges, find_traces
 from nestctl.lab.compare import Action
 from nestctl.lab.network_plan import bridge_name, filter_name, filter_owner, filter_uuid
@@ -59,6 +59,18 @@ def test_a_guest_is_never_on_a_network_without_its_filter() -> None:
         hypervisor = bench.machine.hypervisor
         for network in hypervisor.list_networks():
             assert f"nestctl.isp.{network.name.removeprefix('isp-')}" in hypervisor.filters
+
+
+def test_where_no_guest_comes_up_no_network_stays() -> None:
+    bench = Bench()
+    object.__setattr__(bench.machine.hypervisor, "define_domain", _refuse)
+    with pytest.raises(SeveralError):
+        bench.up(ISP)
+    bench.expect_nothing_left()
+
+
+def _refuse(_xml: str) -> None:
+    raise HypervisorError("No more domains.")
 
 
 def test_no_level_and_no_network_share_a_subnet() -> None:
