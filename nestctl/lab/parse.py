@@ -29,6 +29,8 @@ _MEANINGS = {
     "image": "is no image: write a name, or a name and a digest, such as debian-12@sha256:HEX",
     "ttl": "is no time: write a number and m, h or d, such as 90m or 3h",
     "kernel_args": "is no word of a kernel's command line: use printable characters without spaces",
+    "cpu_model": "is no CPU model's name: 'virsh cpu-models x86_64' lists them",
+    "cpu_features_off": "is no CPU feature's name: write it as libvirt does, in lower case",
     "accepted_risks": "is no finding about safety, such as safety.smt; 'nestctl check --untrusted' names them",
     "labels": "is no label: a name has letters, digits, dots, dashes and slashes, a value at most 200 characters",
 }

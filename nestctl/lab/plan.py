@@ -105,6 +105,8 @@ class GuestPlan:
     network: NetworkPlan | None
     is_hypervisor: bool
     is_nesting_denied: bool
+    cpu_model: str
+    cpu_features_off: tuple[str, ...]
     kernel_args: tuple[str, ...]
     contents: Seed
     quota: Quota
@@ -209,6 +211,8 @@ def _plan_guest(
         network=network,
         is_hypervisor=guest.is_hypervisor,
         is_nesting_denied=guest.nesting is False,
+        cpu_model=guest.cpu_model,
+        cpu_features_off=guest.cpu_features_off,
         kernel_args=guest.kernel_args,
         contents=guest.seed,
         quota=guest.quota,
@@ -243,6 +247,8 @@ def _settings(guest: Guest, image: ImageFacts, place: Place, uplink: Uplink) -> 
         "dns": uplink.dns,
         "network": uplink.network,
         # Guests that have none of these are what they were before there were any.
+        **({"cpu_model": guest.cpu_model} if guest.cpu_model else {}),
+        **({"cpu_features_off": " ".join(guest.cpu_features_off)} if guest.cpu_features_off else {}),
         **({"quota": guest.quota.given()} if not guest.quota.is_empty else {}),
         **({"filter": uplink.filter} if uplink.filter else {}),
         **({"isolated": True} if uplink.is_isolated else {}),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from nestctl.model.network import Network
 from nestctl.model.quota import QEMU_RESERVE_MIB, Quota
@@ -24,6 +24,17 @@ MOST_OUTERMOST = 5000
 
 # A word of the kernel's command line: printable, without spaces, which separate them.
 KernelArgument = Annotated[str, StringConstraints(pattern=r"^[!-~]{1,200}$")]
+
+
+def _is_no_matter_of_nesting(feature: str) -> str:
+    if feature in {"vmx", "svm"}:
+        raise ValueError(f"'{feature}' is what 'nesting' gives and takes away")
+    return feature
+
+
+CpuFeature = Annotated[
+    str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,40}$"), AfterValidator(_is_no_matter_of_nesting)
+]
 LabelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?$")]
 LabelValue = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{0,200}$")]
 
@@ -71,6 +82,23 @@ class Settings(BaseModel):
             "makes it a hypervisor for guests that are made by hand, 'false' takes VMX or SVM away from it."
         ),
     ] = None
+    cpu_model: Annotated[
+        str,
+        StringConstraints(pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]{0,40})?$"),
+        Field(
+            description="A CPU model of libvirt's, such as EPYC-Rome ('virsh cpu-models x86_64'). When empty, the CPU "
+            "of the machine that runs it, or all that QEMU can emulate."
+        ),
+    ] = ""
+    cpu_features_off: Annotated[
+        tuple[CpuFeature, ...],
+        Field(
+            strict=False,
+            max_length=50,
+            description="Features to take away from its CPU, as libvirt calls them: avx2, npt. 'nesting' is for VMX "
+            "and SVM.",
+        ),
+    ] = ()
     kernel_args: Annotated[
         tuple[KernelArgument, ...],
         Field(strict=False, max_length=50, description="Words to add to the command line of the guest's kernel."),

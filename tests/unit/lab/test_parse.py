@@ -87,6 +87,14 @@ WRONG_FILES = {
         "name: demo\nguests:\n  a:\n    quota: {memory_limit_mib: 1100}\n",
         "lab.yaml:3: 'guests.a' is wrong: its quota's memory_limit_mib of 1100 would end it",
     ),
+    "a CPU feature that is a matter of nesting": (
+        "name: demo\nguests:\n  a:\n    cpu_features_off: [svm]\n",
+        "'guests.a.cpu_features_off.0' is wrong: 'svm' is what 'nesting' gives and takes away.",
+    ),
+    "a CPU model that is none": (
+        "name: demo\nguests:\n  a:\n    cpu_model: <x/>\n",
+        "lab.yaml:4: 'guests.a.cpu_model' is no CPU model's name",
+    ),
     "a risk that is none": (
         "name: demo\naccepted_risks: [everything]\nguests: {a: {}}\n",
         "lab.yaml:2: 'accepted_risks.0' is no finding about safety, such as safety.smt",

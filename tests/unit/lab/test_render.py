@@ -64,6 +64,23 @@ def test_a_guest_that_is_not_to_nest_is_denied_it(is_emulated: bool, expected: d
     assert {it.get("name"): it.get("policy") for it in root.iterfind("cpu/feature")} == expected
 
 
+@pytest.mark.parametrize(("is_emulated", "usual"), [(True, "maximum"), (False, "host-passthrough")])
+def test_a_row_of_a_matrix_has_its_cpu(is_emulated: bool, usual: str) -> None:
+    guests = {
+        "usual": Guest(nesting=True),
+        "model": Guest(nesting=True, cpu_model="EPYC-Rome"),
+        "less": Guest(nesting=True, cpu_features_off=("npt", "avx2")),
+    }
+    roots = {it.name: domain(it) for it in plans_of(Lab(name="demo", guests=guests), is_emulated=is_emulated)}
+    modes = {name: cpu.get("mode") for name, root in roots.items() if (cpu := root.find("cpu")) is not None}
+    assert modes == {"usual": usual, "model": "custom", "less": usual}
+    assert roots["model"].findtext("cpu/model") == "EPYC-Rome"
+    policies = [(it.get("name"), it.get("policy")) for it in roots["less"].iterfind("cpu/feature")]
+    assert ("npt", "disable") in policies
+    assert ("avx2", "disable") in policies
+    assert len({name for name, _ in policies}) == len(policies)
+
+
 def test_a_guest_can_nest_without_guests_of_its_own() -> None:
     lab = Lab(name="demo", guests={"l1": Guest(nesting=True)})
     root = domain(plans_of(lab)[0])
