@@ -11,7 +11,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 # The driver that is embedded in this process would log to our standard error; what matters comes as an exception.
 os.environ.setdefault("LIBVIRT_LOG_OUTPUTS", "3:file:/dev/null")
@@ -25,10 +24,10 @@ from nestctl.adapters.embedded import (
     parse_embedded_root,
     remove_unused_root,
 )
+from nestctl.adapters.limits import limit_domain
 from nestctl.adapters.ssh import SshShell
 from nestctl.deadline import Deadline
 from nestctl.errors import FailedError, HypervisorError, NestctlError, PrerequisiteError, UsageError
-from nestctl.model.quota import CPU_PERIOD_US, DISK_GROUP
 from nestctl.paths import state_directory
 
 log = logging.getLogger(__name__)
@@ -175,7 +174,7 @@ class Hypervisor:
         """Set limits of a domain that runs, by the names of `Quota`; None lifts one. Its definition stays as it is."""
         with _errors(f"limit the domain '{name}' on {self.where}"):
             domain = self.connection.lookupByName(name)
-            _limit_domain(domain, limits)
+            limit_domain(domain, limits)
 
     def list_networks(self) -> tuple[Network, ...]:
         """List the networks; none where the driver has no networks at all (qemu:///embed)."""
@@ -237,52 +236,6 @@ class Hypervisor:
         """Read what the emulator can do, as XML. The first call on a machine makes libvirt probe it, for seconds."""
         with _errors(f"read the capabilities of {self.where}"):
             return str(self.connection.getDomainCapabilities(emulator, "x86_64", "q35", domain_type))
-
-
-# The libvirt parameter of each limit, the factor to its unit, and what stands for no limit
-# (https://libvirt.org/formatdomain.html, "Block I/O tuning", "Quality of service").
-_DISK_LIMITS = {
-    "disk_read_mib_s": (libvirt.VIR_DOMAIN_BLOCK_IOTUNE_READ_BYTES_SEC, 2**20),
-    "disk_write_mib_s": (libvirt.VIR_DOMAIN_BLOCK_IOTUNE_WRITE_BYTES_SEC, 2**20),
-    "disk_read_iops": (libvirt.VIR_DOMAIN_BLOCK_IOTUNE_READ_IOPS_SEC, 1),
-    "disk_write_iops": (libvirt.VIR_DOMAIN_BLOCK_IOTUNE_WRITE_IOPS_SEC, 1),
-}
-_NETWORK_LIMITS = {
-    "network_in_mbit_s": libvirt.VIR_DOMAIN_BANDWIDTH_IN_AVERAGE,
-    "network_out_mbit_s": libvirt.VIR_DOMAIN_BANDWIDTH_OUT_AVERAGE,
-}
-
-
-def _limit_domain(domain: Any, limits: Mapping[str, int | None]) -> None:
-    live = libvirt.VIR_DOMAIN_AFFECT_LIVE
-    if "cpu_shares" in limits or "cpu_cap_percent" in limits:
-        domain.setSchedulerParametersFlags(_scheduler_parameters(limits), live)
-    if "memory_limit_mib" in limits:
-        mib = limits["memory_limit_mib"]
-        limit_kib = libvirt.VIR_DOMAIN_MEMORY_PARAM_UNLIMITED if mib is None else mib * 1024
-        domain.setMemoryParameters({libvirt.VIR_DOMAIN_MEMORY_HARD_LIMIT: limit_kib}, live)
-    root = ElementTree.fromstring(domain.XMLDesc())  # noqa: S314 - libvirt's own output
-    given: dict[str, int | str]
-    if given := {key: (limits[name] or 0) * unit for name, (key, unit) in _DISK_LIMITS.items() if name in limits}:
-        given |= {libvirt.VIR_DOMAIN_BLOCK_IOTUNE_GROUP_NAME: DISK_GROUP}
-        for target in root.iterfind("devices/disk/target"):
-            domain.setBlockIoTune(
-                target.get("dev"), given | {libvirt.VIR_DOMAIN_BLOCK_IOTUNE_GROUP_NAME: DISK_GROUP}, live
-            )
-    if rates := {key: (limits[name] or 0) * 125 for name, key in _NETWORK_LIMITS.items() if name in limits}:
-        for mac in root.iterfind("devices/interface/mac"):
-            domain.setInterfaceParameters(mac.get("address"), rates, live)
-
-
-def _scheduler_parameters(limits: Mapping[str, int | None]) -> dict[str, int]:
-    parameters: dict[str, int] = {}
-    if (shares := limits.get("cpu_shares")) is not None:
-        parameters[libvirt.VIR_DOMAIN_SCHEDULER_CPU_SHARES] = shares
-    if "cpu_cap_percent" in limits:
-        cap = limits["cpu_cap_percent"]
-        parameters[libvirt.VIR_DOMAIN_SCHEDULER_GLOBAL_PERIOD] = CPU_PERIOD_US
-        parameters[libvirt.VIR_DOMAIN_SCHEDULER_GLOBAL_QUOTA] = -1 if cap is None else cap * CPU_PERIOD_US // 100
-    return parameters
 
 
 def choose_uri(wanted: str | None) -> str:

@@ -115,7 +115,8 @@ def _network_config(plan: GuestPlan) -> dict[str, Any]:
                 "dhcp4": False,
                 "addresses": [f"{plan.uplink.address}/{prefix}"],
                 "routes": [{"to": "0.0.0.0/0", "via": plan.uplink.gateway}],
-                "nameservers": {"addresses": [plan.uplink.dns]},
+                # A network of the lab's may have none.
+                **({"nameservers": {"addresses": [plan.uplink.dns]}} if plan.uplink.dns else {}),
             }
         },
     }

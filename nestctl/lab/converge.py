@@ -27,12 +27,12 @@ from nestctl.lab.level import Access, Level, SshAccess, Step, boot_timeout_s, li
 from nestctl.lab.lifetime import ensure_expiry, now_utc
 from nestctl.lab.network_plan import NetworkPlan
 from nestctl.lab.networks import (
-    NetworkChange,
     check_bridge_setting,
     check_networks,
     compare_networks,
     ensure_network,
     ensure_networks,
+    prune_networks,
     remove_networks,
 )
 from nestctl.lab.observe import Look, observe
@@ -200,9 +200,10 @@ def converge(
             slots=threading.Semaphore(max(wishes.jobs, 1)),
             crowd=max(1, min(wishes.jobs, sum(not it.is_settled for it in walk_changes(concerned)))),
         )
-        _prepare_networks(level.hypervisor, networks, run)
+        ensure_networks(level.hypervisor, networks, step)
         plans = bring_up(level, changes, None, run)
-        _prune_networks(level.hypervisor, networks, run)
+        if wishes.may_prune:
+            prune_networks(level.hypervisor, lab.name, networks)
         ensure_expiry(level.hypervisor, lab, now_utc())
     except BaseException:
         _forget_if_unused(level.hypervisor, lab.name)
@@ -218,18 +219,6 @@ def _networks_in_use(changes: Iterable[Change]) -> Iterator[str]:
     for change in changes:
         if change.observed and change.observed.is_running and change.plan:
             yield change.plan.uplink.network
-
-
-def _prepare_networks(hypervisor: Hypervisor, networks: tuple[NetworkChange, ...], run: Run) -> None:
-    if any(it.plan and it.action is not Action.KEEP for it in networks):
-        with run.step("Preparing this machine's networks", lab=run.lab):
-            ensure_networks(hypervisor, networks)
-
-
-def _prune_networks(hypervisor: Hypervisor, networks: tuple[NetworkChange, ...], run: Run) -> None:
-    """Remove the networks that are not in the lab file any more, once no guest is on them."""
-    if run.wishes.may_prune and (names := [it.name for it in networks if it.action is Action.REMOVE]):
-        remove_networks(hypervisor, run.lab, names)
 
 
 def raise_failures(failures: list[Failure]) -> None:

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 from nestctl.adapters.libvirt import SESSION_URI, Filter, Hypervisor, Network
 from nestctl.errors import FailedError, PrerequisiteError, UsageError
 from nestctl.lab.compare import Action
+from nestctl.lab.level import Step
 from nestctl.lab.network_plan import NetworkPlan, filter_name, filter_owner
 from nestctl.lab.render import parse_network_mark, parse_network_owner, render_filter, render_network
 
@@ -138,16 +139,22 @@ def check_bridge_setting(path: Path = _BRIDGE_SETTING) -> None:
         )
 
 
-def ensure_networks(hypervisor: Hypervisor, changes: Iterable[NetworkChange]) -> None:
+def ensure_networks(hypervisor: Hypervisor, changes: Iterable[NetworkChange], step: Step) -> None:
     """Have the lab's networks there, each with its filter first: no guest is ever on one without."""
-    for change in changes:
-        if change.plan is None or change.action is Action.KEEP:
-            continue
-        if change.plan.filter:
-            hypervisor.define_filter(render_filter(change.plan.filter))
-        if change.action is Action.RECREATE:
-            hypervisor.remove_network(change.name)
-        ensure_network(hypervisor, change.plan)
+    wanted = [(it, plan) for it in changes if (plan := it.plan) and it.action is not Action.KEEP]
+    for change, plan in wanted:
+        with step(f"Preparing the network {change.name}", lab=plan.lab):
+            if plan.filter:
+                hypervisor.define_filter(render_filter(plan.filter))
+            if change.action is Action.RECREATE:
+                hypervisor.remove_network(change.name)
+            ensure_network(hypervisor, plan)
+
+
+def prune_networks(hypervisor: Hypervisor, lab: str, changes: Iterable[NetworkChange]) -> None:
+    """Remove the networks that are not in the lab file any more, once no guest is on them."""
+    if names := [it.name for it in changes if it.action is Action.REMOVE]:
+        remove_networks(hypervisor, lab, names)
 
 
 def ensure_network(hypervisor: Hypervisor, network: NetworkPlan) -> None:

@@ -121,12 +121,6 @@ def parse_network_owner(xml: str) -> str:
     return mark.lab if mark else ""
 
 
-def parse_bridge(xml: str) -> str:
-    """Find the name of a network's bridge; empty when it has none."""
-    bridge = ElementTree.fromstring(xml).find("bridge")  # noqa: S314
-    return bridge.get("name", "") if bridge is not None else ""
-
-
 def parse_network_subnets(xml: str) -> Iterator[IPv4Network]:
     """Yield the IPv4 subnets of a network, whoever's it is."""
     for element in ElementTree.fromstring(xml).iterfind("ip"):  # noqa: S314

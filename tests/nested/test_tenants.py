@@ -40,7 +40,7 @@ guests:
   blue:
     network: blue
     memory_mib: 1088
-    quota: {disk_write_mib_s: 4}
+    quota: {disk_write_mib_s: 8}
     guests:
       blue-vm:
         quota: {network_in_mbit_s: 8}
@@ -51,7 +51,7 @@ guests:
 
 # What may be changed while they run.
 CHANGED = (
-    LAB.replace("disk_write_mib_s: 4", "disk_write_mib_s: 32")
+    LAB.replace("disk_write_mib_s: 8", "disk_write_mib_s: 64")
     .replace("network_in_mbit_s: 8", "")
     .replace("nesting: false", "nesting: false\n    quota: {cpu_cap_percent: 40}")
 )
@@ -266,7 +266,7 @@ def _limits_hold_and_change_in_place(lab: Lab, addresses: Mapping[str, str]) -> 
     gateway = addresses["blue-vm"].rpartition(".")[0] + ".1"
     slow_write, slow_fetch = _write_mib_s(lab), _fetch_mbit_s(lab, gateway)
     # The bucket that evens a limit out may be spent at once.
-    assert slow_write < 1.5 * 4
+    assert slow_write < 1.5 * 8
     assert slow_fetch < 1.5 * 8
     wanted = (lab.directory / "lab.yaml").read_text().splitlines()[0] + CHANGED
     lab.write(wanted)

@@ -41,6 +41,16 @@ def test_the_host_key_is_brought_and_no_other_is_made() -> None:
     assert not data["ssh_pwauth"]
 
 
+def test_a_network_without_a_name_server_has_none() -> None:
+    def ethernet(made: GuestPlan) -> dict[str, object]:
+        found: dict[str, object] = yaml.safe_load(render_cloud_files(made, KEYS)["network-config"])["ethernets"]["eth0"]
+        return found
+
+    assert ethernet(plan())["nameservers"] == {"addresses": ["10.213.0.3"]}
+    without = plan()
+    assert "nameservers" not in ethernet(replace(without, uplink=replace(without.uplink, dns="")))
+
+
 def test_the_users_files_come_last() -> None:
     contents = Seed(files=(File(path="/etc/hosts", content="x"),), packages=("tmux",))
     data = yaml.safe_load(render_cloud_files(plan(contents=contents), KEYS)["user-data"])
