@@ -209,7 +209,7 @@ def audit(
     connect: Connect = None,
     json: Json = False,
 ) -> None:
-    """Name everything of labs that is here: domains, disks, keys, processes, ports. Exit code 1 when there is any."""
+    """Name everything of labs that is here: domains, networks, disks, keys, processes. Exit code 1 if there is any."""
     from nestctl.console import print_json, print_result, say
     from nestctl.errors import ExitCode
     from nestctl.lab.audit import audit as find_all
