@@ -28,7 +28,16 @@ class Action(StrEnum):
 
 # Settings that are only in the domain: they take effect when it is started the next time, or at once.
 _AT_ONCE = {"labels", "quota"}
-_AT_START = {"cpus", "memory_mib", "kernel_args", "nesting", "cpu_model", "cpu_features_off"} | _AT_ONCE
+_AT_START = {
+    "cpus",
+    "memory_mib",
+    "kernel_args",
+    "nesting",
+    "cpu_model",
+    "cpu_features_off",
+    "isolated",
+    "closed",
+} | _AT_ONCE
 
 # What ends something that runs, or deletes something: done only when it was asked for.
 _DISRUPTIVE = {Action.RESTART, Action.RECREATE}

@@ -113,10 +113,12 @@ def read_host_facts(host: Host, lab: Lab, domains: Iterable[Domain], networks: t
 
 def _kept_networks(lab: str, networks: Iterable[Network]) -> dict[str, Subnet]:
     """Find the subnets of a lab's networks that are there, by their names in the lab."""
-    marked = ((parse_network_mark(it.xml), it.xml) for it in networks)
-    return {
-        mark.label: next(parse_network_subnets(xml)) for mark, xml in marked if mark and mark.lab == lab and mark.label
-    }
+    kept = {}
+    for network in networks:
+        mark, subnet = parse_network_mark(network.xml), next(parse_network_subnets(network.xml), None)
+        if mark and mark.lab == lab and mark.label and subnet:
+            kept[mark.label] = subnet
+    return kept
 
 
 def _kept_subnets(own: Iterable[Domain]) -> tuple[Subnet, ...]:

@@ -250,3 +250,25 @@ def test_untrusted_guests_without_a_network_have_no_way_out() -> None:
     lab = Lab(name="isp", trust="untrusted", guests={"a": Guest()})
     assert plans_of(lab)[0].uplink.is_closed
     assert not plans_of(lab.model_copy(update={"trust": "own"}))[0].uplink.is_closed
+
+
+def test_who_a_guest_is_kept_from_needs_a_restart_and_no_new_disk() -> None:
+    bench = Bench()
+    bench.up(ISP)
+    apart = ISP.model_copy(update={"networks": {**ISP.networks, "blue": Declared(isolate_guests=True)}})
+    assert bench.actions(apart)["blue"] is Action.RESTART
+    bench.up(apart, may_recreate=True)
+    assert bench.preview(apart).is_settled
+    assert "<port isolated='yes'/>" in bench.machine.hypervisor.domains["isp-blue"].live_xml
+    own, strangers = (Lab(name="d", trust=it, guests={"a": Guest()}) for it in ("own", "untrusted"))
+    bench.up(own)
+    assert bench.actions(strangers) == {"a": Action.RESTART}
+
+
+def test_a_network_that_lost_its_subnet_is_made_anew() -> None:
+    bench = Bench()
+    bench.up(ISP)
+    networks = bench.machine.hypervisor.networks
+    old = networks["isp-blue"]
+    networks["isp-blue"] = Network(name=old.name, is_active=True, xml=old.xml.replace("<ip ", "<ipx "))
+    assert bench.preview(ISP).networks[0].action is Action.RECREATE
