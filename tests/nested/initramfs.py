@@ -40,7 +40,7 @@ b=/bin/busybox
 $b mount -t devtmpfs dev /dev
 $b mount -t proc proc /proc
 $b mount -t sysfs sys /sys
-export PYTHONPATH=/ PYTHONHOME=/usr PYTHONDONTWRITEBYTECODE=1
+export PYTHONPATH=/ PYTHONHOME={python} PYTHONDONTWRITEBYTECODE=1
 load() { # MODULE [PARAMETER=VALUE]...
     while read -r needed; do [ -e "/sys/module/$needed" ] || $b insmod "/modules/$needed.ko"; done < "/modules/$1.needs"
     module=$1 && shift
@@ -69,7 +69,7 @@ def build_initramfs(image: Image, work: Path, *, script: str) -> Path:
     modules = re.findall(r"^\s*load (\S+)", script, re.MULTILINE)
     _add_modules(image, root, sorted(set(modules)))
     init = root / "init"
-    init.write_text(_BEGIN + script + _END)
+    init.write_text(_BEGIN.replace("{python}", sys.base_prefix) + script + _END)
     init.chmod(0o755)
     return _pack(root, work / "initramfs.gz")
 
