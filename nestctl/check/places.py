@@ -183,9 +183,12 @@ PLACES: tuple[Place, ...] = (
     Place(
         name="Google Compute Engine",
         advice=(
-            "gcloud compute instances update with advancedMachineFeatures.enableNestedVirtualization (at creation: "
-            "--enable-nested-virtualization), on an Intel type of Haswell or newer that is neither E2 nor "
-            "memory-optimized. The organization's policy compute.disableNestedVirtualization has to allow it."
+            "A new machine: gcloud compute instances create NAME --enable-nested-virtualization. This one: gcloud "
+            "compute instances export NAME --destination=FILE, write 'advancedMachineFeatures: "
+            "{enableNestedVirtualization: true}' into it, gcloud compute instances update-from-file NAME "
+            "--source=FILE --most-disruptive-allowed-action=RESTART. It takes an Intel type of Haswell or newer that "
+            "is neither E2 nor memory-optimized, and the organization's policy compute.disableNestedVirtualization has "
+            "to allow it."
         ),
         is_here=_says("product_name", "Google Compute Engine"),
     ),

@@ -31,7 +31,12 @@ AT_LOAD_FIX = (
     "echo 'options kvm enable_virt_at_load=0' | sudo tee /etc/modprobe.d/kvm-late.conf, and load kvm again."
 )
 
-FIRMWARE_FIX = "Switch on 'SVM Mode' (AMD) or 'Intel Virtualization Technology' in the firmware's setup."
+# What the firmware's setup calls it; the lock on it is only lifted by a cold start.
+FIRMWARE_FIXES = {
+    "vmx": "Switch on 'Intel Virtualization Technology' (VT-x, VMX) in the firmware's setup, and switch the machine "
+    "off and on.",
+    "svm": "Switch on 'SVM Mode' (AMD-V) in the firmware's setup, and switch the machine off and on.",
+}
 
 
 def find_cpu(facts: Facts) -> Finding | None:
@@ -60,7 +65,7 @@ def find_cpu(facts: Facts) -> Finding | None:
 
 def _switched_off(facts: Facts, shown: str) -> Finding:
     evidence = [f"CPUID shows {shown.upper()}, the flags of /proc/cpuinfo lack '{shown}'"]
-    who, fix = "the firmware (or the boot line) has switched it off", FIRMWARE_FIX
+    who, fix = "the firmware (or the boot line) has switched it off", FIRMWARE_FIXES[shown]
     words = facts.boot_line.value if isinstance(facts.boot_line, Known) else ()
     if cleared := [word for word in words if word.startswith("clearcpuid=")]:
         who, fix = (

@@ -27,7 +27,7 @@ from nestctl.model.facts import Facts, Known, Unknown
 VENDORS = {
     "GenuineIntel": Vendor.INTEL,
     "CentaurHauls": Vendor.INTEL,
-    "  Shanghai  ": Vendor.INTEL,
+    "Shanghai": Vendor.INTEL,
     "AuthenticAMD": Vendor.AMD,
     "HygonGenuine": Vendor.AMD,
 }

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 
 from nestctl.check.findings import Finding, Status
-from nestctl.check.rules.common import Rule, unknown_finding
+from nestctl.check.rules.common import Rule, parse_version, unknown_finding
 from nestctl.check.rules.kernel_flaws import find_kernel_flaws
 from nestctl.model.facts import Facts, Known, Unknown
 
@@ -41,7 +41,7 @@ def find_cpu_flaws(facts: Facts) -> Finding:
     """Judge the flaws of the CPU that a guest can use against its host or other guests, all in one."""
     name = "safety.cpu"
     if isinstance(facts.safety.cpu_vulnerabilities, Unknown):
-        if facts.safety.cpu_vulnerabilities.error == "ENOENT":
+        if facts.safety.cpu_vulnerabilities.error == "ENOENT" and _is_older_than_the_files(facts):
             return Finding(
                 name=name,
                 status=Status.UNKNOWN,
@@ -210,6 +210,12 @@ def _list(flaws: Mapping[str, str]) -> str:
 def _show_smt(facts: Facts) -> str:
     active = facts.safety.smt_active
     return "unknown" if isinstance(active, Unknown) else "on" if active.value else "off"
+
+
+def _is_older_than_the_files(facts: Facts) -> bool:
+    """The directory came with Linux 4.15, and with stable versions of older series (commit 87590ce6e373)."""
+    version = parse_version(facts.kernel.value) if isinstance(facts.kernel, Known) else ()
+    return bool(version) and version < (4, 15)
 
 
 def _is_guest(facts: Facts) -> bool:

@@ -256,12 +256,16 @@ def test_all_open_flaws_of_the_cpu_are_one_finding() -> None:
     assert finding.summary.endswith("mds, tsa")
 
 
-def test_a_kernel_without_the_directory_is_unknown_and_not_safe() -> None:
+@pytest.mark.parametrize(
+    ("kernel", "is_old"), [("4.9.337", True), ("3.10.0-1160.el7.x86_64", True), ("6.12.110", False)]
+)
+def test_a_kernel_without_the_directory_is_unknown_and_not_safe(kernel: str, is_old: bool) -> None:
     document = {"unknown": "/sys/...: No such file or directory", "error": "ENOENT"}
-    machine = parse_facts({"schema": SCHEMA, "host": {"cpu_vulnerabilities": document}, "cpuid": {}, "kvm": {}})
+    host = {"cpu_vulnerabilities": document, "kernel": known(kernel)}
+    machine = parse_facts({"schema": SCHEMA, "host": host, "cpuid": {}, "kvm": {}})
     finding = safety.find_cpu_flaws(machine)
     assert finding.status is Status.UNKNOWN
-    assert "too old" in finding.summary
+    assert ("too old" in finding.summary) == is_old
     assert safety.find_smt(machine) is None
 
 
@@ -424,3 +428,12 @@ def test_recorded_machines_end_with_their_exit_codes(machine: str, plain: int, u
     app.command()(check)
     assert CliRunner().invoke(app, ["--root", root]).exit_code == plain
     assert CliRunner().invoke(app, ["--root", root, "--untrusted"]).exit_code == untrusted
+
+
+@pytest.mark.parametrize("vendor", ["CentaurHauls", "Shanghai"])
+def test_zhaoxin_s_cpus_have_vmx_and_its_flaws(vendor: str) -> None:
+    """As the agent gives the vendor's name: without the spaces around it."""
+    zhaoxin = {**INTEL, "vendor": vendor}
+    evidence = find_kernel_flaws(facts(kernel="6.12.10", cpuid=zhaoxin)).evidence
+    assert "CVE-2026-89932" in evidence  # of VMX
+    assert "CVE-2026-43133" not in evidence  # of SVM
