@@ -15,7 +15,7 @@ from nestctl.adapters.shell import Completed
 from nestctl.adapters.ssh_options import Destination, read_options
 from nestctl.check.findings import Answer, Verdict
 from nestctl.deadline import Deadline
-from nestctl.errors import DeadlineError, FailedError, GuestError, NestctlError, NotFoundOutError, UnreachableError
+from nestctl.errors import DeadlineError, FailedError, GuestError, NotFoundOutError, UnreachableError
 from nestctl.paths import resource
 from nestctl.targets.check import check_target
 from nestctl.targets.module import DROP_IN, ModuleState, command_for, read_state, say_left, say_users
@@ -86,18 +86,21 @@ def switch(target: Target, state: ModuleState, wanted: Wanted, *, dry_run: bool,
     try:
         changes = _count_changes(target, run_ansible("ansible-playbook", words, deadline=deadline))
     except _LOST as error:
-        raise _lost(target, "whether nesting was switched is not known", error) from error
+        late = f"The playbook did not end within {deadline.timeout_s:g} s."
+        said = late if isinstance(error, DeadlineError) else error.message
+        raise _lost(target, "whether nesting was switched is not known", said) from error
     if dry_run:
         return Switched(changes=changes, state=state, answer=None)
     try:
         return _look_again(target, wanted, changes, deadline)
     except (*_LOST, NotFoundOutError) as error:
-        raise _lost(target, "the playbook has switched nesting, and what came of it is not known", error) from error
+        known = "the playbook has switched nesting, and what came of it is not known"
+        raise _lost(target, known, error.message) from error
 
 
-def _lost(target: Target, what: str, error: NestctlError) -> NotFoundOutError:
+def _lost(target: Target, what: str, said: str) -> NotFoundOutError:
     return NotFoundOutError(
-        f"'{target.name}' does not answer any more: {what}. {error.message}",
+        f"'{target.name}' does not answer any more: {what}. {said}",
         hint=f"Look at its console. When it answers again: {command_for(target.name, 'nested status')}",
     )
 

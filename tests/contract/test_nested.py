@@ -91,11 +91,14 @@ def test_a_machine_that_stops_answering_ends_the_command_and_is_unknown(
     home = tmp_path / "home"
     with start_sshd(tmp_path, settings=f"ForceCommand {command}") as server:
         server.write_home(home)
+        # The program ssh, which Ansible starts, takes the account's home.
+        (home / ".ssh/config").write_text(f"IdentityFile {home / '.ssh/id_ed25519'}\n")
         monkeypatch.setenv("HOME", str(home))
         target = f"ssh://127.0.0.1:{server.port}"
         first = nestctl("nested", "on", "--now", "--timeout", "4", target)
         assert first.returncode == 3, first.stderr
         assert f"'{target}' does not answer any more: whether nesting was switched is not known." in first.stderr
+        assert "The playbook did not end within 4 s." in first.stderr
         assert f"nestctl nested status {target}" in first.stderr
         second = nestctl("nested", "status", "--timeout", "1", target)
         assert second.returncode == 3, second.stderr
