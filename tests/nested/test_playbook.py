@@ -85,6 +85,10 @@ def test_it_is_switched_off_at_once_and_for_good(spare: Lab, bare: Host) -> None
     assert "kvm_amd: loaded again with nested=0" in done.stdout
     assert "the check says of nesting: KVM offers neither VMX nor SVM" in done.stdout
     assert in_effect(bare) == "0"
+    # Guests without SVM do not reach the flaws, and cannot nest.
+    checked = spare.nestctl("check", "--untrusted", "--json", "spare/bare").expect(1).json
+    assert checked["questions"]["can_nest"]["verdict"] == "no"
+    assert next(it["status"] for it in checked["findings"] if it["name"] == "safety.kernel") == "pass"
     written = bare.file(DROP_IN)
     assert written.content_string.splitlines()[-1] == "options kvm_amd nested=0"
     assert (written.user, written.group, written.mode) == ("root", "root", 0o644)

@@ -84,6 +84,17 @@ def test_a_guest_of_a_guest_runs_in_every_guest_of_a_lab(lab: Lab, name: str) ->
     assert _findings(assessment)["nested.proof"] is Status.PASS
 
 
+def test_for_strangers_a_vendor_s_kernel_is_not_taken_for_safe(lab: Lab) -> None:
+    """L1 gives its guests SVM, and has Debian's kernel without the changelog of its package."""
+    checked = lab.nestctl("check", "--untrusted", "--json", "demo/l1").expect(3).json
+    assert checked["counts_safety"] is True
+    verdicts = {question: answer["verdict"] for question, answer in checked["questions"].items()}
+    assert (verdicts["can_nest"], verdicts["safe_for_tenants"], checked["verdict"]) == ("yes", "unknown", "unknown")
+    kernel = next(finding for finding in checked["findings"] if finding["name"] == "safety.kernel")
+    assert kernel["status"] == "unknown"
+    assert "vendor status unknown: Debian" in kernel["summary"]
+
+
 def _expect_proof(collected: dict[str, Any], *, exit_code: int, is_paging_nested: bool = True, exits: int) -> None:
     run = collected["kvm"]["nested_run"]["value"]
     assert run["failure"] == "", run
