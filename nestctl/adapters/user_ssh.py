@@ -125,9 +125,12 @@ def _explain(error: Exception, name: str, options: SshOptions) -> NoReturn:
 
 
 def _find_known(options: SshOptions) -> tuple[KnownKey, ...]:
-    """Return what is known of a machine; without its port, as OpenSSH, where nothing is known with it."""
+    """Return what is known of a machine; by its name without the port too, as OpenSSH, where it has no key with it."""
     files = options.known_hosts_files
-    return find_keys(files, _known_name(options)) or find_keys(files, options.known_as or options.host)
+    found = find_keys(files, _known_name(options))
+    if any(key.marker is Marker.NONE for key in found):
+        return found
+    return found + find_keys(files, options.known_as or options.host)
 
 
 def _prefer(kinds: set[str], security: paramiko.transport.SecurityOptions) -> None:

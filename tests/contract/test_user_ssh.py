@@ -171,7 +171,8 @@ def test_a_host_is_known_by_every_form_of_its_name(home: Path, sshd: Server, nam
     known, key = home / ".ssh/known_hosts", sshd.keys.hosts["server"].public
     name = names.removeprefix("hash ").format(port=sshd.port)
     other = sshd.keys.hosts["other"].public
-    known.write_text(f"# a comment\n\nelsewhere {other}\n{name} {other} its old one\n{name} {key}\nbroken line\n")
+    others = f"# a comment\n\nelsewhere {other}\n@cert-authority * {other}\n"
+    known.write_text(f"{others}{name} {other} its old one\n{name} {key}\nbroken line\n")
     if names.startswith("hash"):
         known.write_text("".join(known.read_text().splitlines(keepends=True)[:-1]))  # ssh-keygen refuses what is broken
         subprocess.run(("ssh-keygen", "-q", "-H", "-f", known), check=True, capture_output=True, timeout=30)
