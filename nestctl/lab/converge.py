@@ -38,6 +38,7 @@ from nestctl.lab.networks import (
 from nestctl.lab.observe import Look, observe
 from nestctl.lab.parallel import run_all
 from nestctl.lab.plan import GuestPlan, plan_lab, plan_networks
+from nestctl.lab.qemu_answers import keep_answers
 from nestctl.lab.render import EMULATOR, parse_domain_type
 from nestctl.lab.risk import Risk, check_risks, describe_risk, read_risks
 from nestctl.lab.ssh_config import write_ssh_config
@@ -293,7 +294,10 @@ def _bring_up_one(level: Level, change: Change, plan: GuestPlan, run: Run) -> Gu
             look = Look(lab=run.lab, keys=run.keys, access=run.access, is_thorough=True, stop=run.stop)
             guests = compare(plan.guests, observe(inner, look))
             check_permitted(run.lab, guests, may_recreate=run.wishes.may_recreate)
-        return replace(plan, guests=bring_up(inner, guests, plan.network, run))
+        plan = replace(plan, guests=bring_up(inner, guests, plan.network, run))
+        if change.action in {Action.CREATE, Action.RECREATE}:
+            keep_answers(plan, shell, _boot_deadline(plan, run))
+        return plan
 
 
 def _is_proven(change: Change) -> bool:

@@ -16,6 +16,7 @@ from nestctl.lab.cloud_seed import render_cloud_seed
 from nestctl.lab.keys import LabKeys
 from nestctl.lab.level import Access, Level
 from nestctl.lab.plan import Contact, GuestPlan
+from nestctl.lab.qemu_answers import find_answers
 from nestctl.lab.render import render_domain
 from nestctl.lab.seed import render_seed
 
@@ -109,7 +110,7 @@ def place_files(shell: Shell, plan: GuestPlan, keys: LabKeys, deadline: Deadline
     kernel = plan.place.kernel.parent if plan.place.is_kernel_copied else ""
     base, size = plan.place.base, f"{plan.disk_gib}G"
     command = ("sh", "-c", _PLACE_FILES, "sh", plan.seed, plan.disk, base, size, kernel, plan.place.base_format)
-    seed = render_cloud_seed(plan, keys) if plan.place.firmware else render_seed(plan, keys)
+    seed = render_cloud_seed(plan, keys) if plan.place.firmware else render_seed(plan, keys, find_answers(plan))
     completed = shell.run([str(word) for word in command], deadline=deadline, stdin=seed)
     if completed.exit_code == 0:
         return

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from nestctl.lab.addresses import OUTER_SUBNETS
 from nestctl.lab.keys import KeyPair, LabKeys
 from nestctl.lab.plan import GuestPlan
+from nestctl.lab.qemu_answers import GUEST_FILE
 from nestctl.model.seed import Seed
 
 FIRST_BOOT = "var/lib/nestctl/first-boot.sh"
@@ -58,8 +59,10 @@ add_user() {{
 """
 
 
-def render_seed(plan: GuestPlan, keys: LabKeys) -> bytes:
+def render_seed(plan: GuestPlan, keys: LabKeys, qemu_answers: bytes = b"") -> bytes:
     """Render a guest's seed: name, addresses, host key and who may log in. The same plan and keys give the same bytes.
+
+    `qemu_answers` are what its libvirt need not ask of QEMU (see `nestctl.lab.qemu_answers`).
 
     It holds the guest's private host key: whoever writes it gives it mode 0600.
     """
@@ -83,6 +86,8 @@ def render_seed(plan: GuestPlan, keys: LabKeys) -> bytes:
             *(outer_subnets(plan) if plan.is_hypervisor else ()),
         ):
             _add(archive, path, content.encode(), mode)
+        if qemu_answers:
+            _add(archive, GUEST_FILE, qemu_answers, 0o600)
         _add_contents(archive, plan.contents)
     return buffer.getvalue()
 

@@ -64,7 +64,13 @@ def _command(plan: GuestPlan, netdev: str) -> list[str]:
         + f"-netdev {netdev},id=net -device virtio-net-pci,netdev=net,mac={plan.uplink.mac},romfile= "
         f"-device virtio-rng-pci -daemonize -pidfile {plan.disk}.pid"
     )
-    return ["qemu-system-x86_64", *words.split(), "-append", "console=ttyS0 quiet"]
+    # By hand nobody needs libvirt, which the image starts in a hypervisor.
+    return [
+        "qemu-system-x86_64",
+        *words.split(),
+        "-append",
+        "console=ttyS0 quiet systemd.mask=nestctl-hypervisor.service",
+    ]
 
 
 def _start(shell: Shell, plan: GuestPlan, keys: LabKeys, netdev: str) -> None:
