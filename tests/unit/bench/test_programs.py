@@ -129,3 +129,32 @@ def test_a_program_runs_for_real_in_every_round_with_the_clock_of_this_machine_a
     assert len(row.figures[0].values) == 2
     assert all(0 < point.seconds < 60 for point in row.figures[0].points)
     assert not list(Path("/dev/shm").glob("nestctl-*"))
+
+
+@dataclass(frozen=True)
+class GuestHere(LocalShell):
+    """This machine, as a guest that finds the level above at the loopback address."""
+
+    def run(
+        self, command: Sequence[str], *, deadline: Deadline, stdin: bytes = b"", descriptors: Sequence[int] = ()
+    ) -> Completed:
+        if command[0] == "ip":
+            return Completed(
+                command=tuple(command), where=self.where, exit_code=0, stdout=b"default via 127.0.0.1\n", stderr=b""
+            )
+        return super().run(command, deadline=deadline, stdin=stdin, descriptors=descriptors)
+
+
+def test_round_trips_run_for_real_and_say_when_there_is_no_server() -> None:
+    program = PROGRAMS["net_round_trip"]
+    top = Machine(name="L0", shell=LocalShell())
+    guest = Machine(name="l1", shell=GuestHere(), above="L0", depth=1)
+    outcome = run_program(program, guest, top, soon())
+    assert outcome.not_measured == ""
+    (sample,) = outcome.samples
+    assert sample.operations > 1
+    assert sample.elapsed_ns >= 1e9
+    # Where no server is, the client says so and ends.
+    command = program.command.replace("range(200)", "range(2)")
+    refused = run_program(program.model_copy(update={"server": "true", "command": command}), guest, top, soon())
+    assert "cannot be reached" in refused.not_measured
