@@ -15,26 +15,58 @@ from nestctl.deadline import Deadline
 from nestctl.model.samples import Settings
 from tests.unit.bench.builders import Machine
 
-_COUNTED = "take_samples(count_down,"
 # Half as many turns again, which are not counted: each counted turn costs 1.5 times as much.
-_SLOWED = "take_samples(lambda count: (count_down(count), count_down(count // 2)),"
+_BUSY = ("take_samples(count_down,", "take_samples(lambda count: (count_down(count), count_down(count // 2)),")
+# A limit of operations per second for the disk, and an echo that keeps every byte for a while: both long against what
+# disk and network of this machine take, so that the slower one is 1.5 times as slow, whatever else they are.
+_DISK_NS = 10_000_000
+_DELAY_NS = 20_000_000
+_ECHO = "client.sendall(said)"
+
+
+def _throttled(write_ns: int) -> tuple[str, str]:
+    left = f"max(0, begin_ns + count * {write_ns} - clock_ns())"
+    slept = f"(lambda begin_ns: (write(count), __import__('time').sleep({left} / 1e9)))(clock_ns())"
+    return "take_samples(write,", f"take_samples(lambda count: {slept},"
 
 
 @dataclass(frozen=True)
 class SlowedShell(LocalShell):
-    """This machine, but its agent burns a known cost that it does not count."""
+    """This machine, but its agent has a known cost that it does not count."""
+
+    change: tuple[str, str] = _BUSY
 
     def run(
         self, command: Sequence[str], *, deadline: Deadline, stdin: bytes = b"", descriptors: Sequence[int] = ()
     ) -> Completed:
-        slowed = stdin.replace(_COUNTED.encode(), _SLOWED.encode())
+        old, new = self.change
+        slowed = stdin.replace(old.encode(), new.encode())
         assert slowed != stdin
         return super().run(command, deadline=deadline, stdin=slowed, descriptors=descriptors)
 
 
-def _measure(shell: LocalShell, *, rounds: int = 15) -> Ratio:
-    levels = [Machine(name="L0", shell=LocalShell()), Machine(name="again", above="L0", depth=1, shell=shell)]
-    settings = Settings(rounds=rounds, samples=3, target_ms=30, workloads=("cpu",))
+@dataclass(frozen=True)
+class DelayedShell(LocalShell):
+    """This machine as both ends of a link; the server that it starts delays every byte."""
+
+    delay_ns: int = 0
+
+    def run(
+        self, command: Sequence[str], *, deadline: Deadline, stdin: bytes = b"", descriptors: Sequence[int] = ()
+    ) -> Completed:
+        if command[0] == "ip":
+            command = ("echo", "default via 127.0.0.1")
+        wait = f"time.sleep({self.delay_ns / 1e9})\n    "
+        delayed = [
+            word.replace(_ECHO, wait + _ECHO).replace("import socket, sys\n", "import socket, sys, time\n")
+            for word in command
+        ]
+        return super().run(delayed, deadline=deadline, stdin=stdin, descriptors=descriptors)
+
+
+def _measure(shell: LocalShell, base: LocalShell | None = None, *, rounds: int = 15, workload: str = "cpu") -> Ratio:
+    levels = [Machine(name="L0", shell=base or LocalShell()), Machine(name="again", above="L0", depth=1, shell=shell)]
+    settings = Settings(rounds=rounds, samples=3, target_ms=30, workloads=(workload,))
     results = run_bench(levels, settings=settings, deadline=Deadline.after(300, "The test"))
     (row,) = summarize(results).rows
     (ratio,) = row.figures[1].ratios
@@ -49,6 +81,35 @@ def test_an_injected_slowdown_of_one_and_a_half_is_found_as_that(capsys: pytest.
     assert ratio.is_detectable
     # Two starts of the loop instead of one are in it too: less than 0.1 % of 30 ms.
     assert ratio.interval.low * 0.999 <= 1.5 <= ratio.interval.high * 1.001
+
+
+def test_a_throttled_disk_is_found_as_one_and_a_half_times_as_slow(capsys: pytest.CaptureFixture[str]) -> None:
+    """Two disks with a limit of operations per second: 100, and 67."""
+    base, slowed = (SlowedShell(change=_throttled(write_ns)) for write_ns in (_DISK_NS, _DISK_NS * 3 // 2))
+    ratio = _measure(slowed, base, workload="disk_write")
+    with capsys.disabled():
+        print(f"\nthrottled disk 1.5, found {ratio.value:.3f} [{ratio.interval}]")  # noqa: T201
+    assert ratio.interval is not None
+    assert ratio.is_detectable
+    # A sleep ends a little late: 0.2 ms of 20 is 1 %.
+    assert ratio.interval.low * 0.99 <= 1.5 <= ratio.interval.high * 1.01
+
+
+def test_a_delayed_network_is_found_as_one_and_a_half_times_as_slow(capsys: pytest.CaptureFixture[str]) -> None:
+    """Two links, one with half as much delay again."""
+    top = Machine(name="L0", shell=DelayedShell(delay_ns=_DELAY_NS))
+    near = Machine(name="near", above="L0", depth=1, shell=DelayedShell(delay_ns=_DELAY_NS * 3 // 2))
+    far = Machine(name="far", above="near", depth=2, shell=DelayedShell())
+    settings = Settings(rounds=6, workloads=("net_round_trip",))
+    results = run_bench([top, near, far], settings=settings, deadline=Deadline.after(300, "The test"))
+    (row,) = summarize(results).rows
+    ratio = row.figures[2].ratios[0]
+    with capsys.disabled():
+        print(f"\ndelayed network 1.5, found {ratio.value:.3f} [{ratio.interval}]")  # noqa: T201
+    assert ratio.interval is not None
+    assert ratio.is_detectable
+    # A sleep ends a little late, and the round trip itself is in both: 0.4 ms of 20 is 2 %.
+    assert ratio.interval.low * 0.98 <= 1.5 <= ratio.interval.high * 1.02
 
 
 def test_twenty_runs_against_itself_differ_at_most_as_often_as_stated(capsys: pytest.CaptureFixture[str]) -> None:
