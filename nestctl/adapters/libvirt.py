@@ -383,6 +383,11 @@ def _explain(error: libvirt.libvirtError, doing: str) -> NestctlError:
             hint="A quota's cpu_shares, cpu_cap_percent and memory_limit_mib need cgroups, which this libvirt does not "
             "have: use '--connect qemu:///system', or leave them out.",
         )
+    if "Setting different DAC user or group" in said:
+        return PrerequisiteError(
+            f"Could not {doing}: {said}.",
+            hint="Another libvirt uses it, as another account: use the same '--connect' for all labs that are up.",
+        )
     if "cannot limit locked memory" in said:
         return PrerequisiteError(
             f"Could not {doing}: {said}.",

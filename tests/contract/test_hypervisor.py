@@ -250,3 +250,8 @@ def test_a_limit_that_needs_cgroups_says_what_to_do() -> None:
     assert "leave them out" in explain(libvirt.libvirtError(said), "limit it").hint
     said = "cannot limit locked memory of process 7 to 8: Operation not permitted"
     assert "CAP_SYS_RESOURCE" in explain(libvirt.libvirtError(said), "start it").hint
+
+
+def test_an_image_that_another_libvirt_holds_says_what_to_do() -> None:
+    said = "Requested operation is not valid: Setting different DAC user or group on /x/vmlinuz which is already in use"
+    assert "the same '--connect'" in explain(libvirt.libvirtError(said), "start it").hint
