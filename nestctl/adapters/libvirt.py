@@ -393,6 +393,9 @@ def _explain(error: libvirt.libvirtError, doing: str) -> NestctlError:
             f"Could not {doing}: {said}.",
             hint="A quota's memory_limit_mib needs CAP_SYS_RESOURCE, which libvirt does not have here: leave it out.",
         )
+    if "swtpm" in said:
+        hint = "Install 'swtpm' and 'swtpm-tools'. Their account (tss or swtpm) has to be able to reach NESTCTL_STATE."
+        return PrerequisiteError(f"Could not {doing}: {said}.", hint=hint)
     if "host forwarding rule" in said:
         return PortTakenError(f"Could not {doing}: a forwarded port is taken. QEMU says: {said}.")
     return HypervisorError(f"Could not {doing}: {said}.", hint=hint)

@@ -37,6 +37,7 @@ _AT_START = {
     "cpu_features_off",
     "isolated",
     "closed",
+    "cdrom",
 } | _AT_ONCE
 
 # What ends something that runs, or deletes something: done only when it was asked for.

@@ -15,7 +15,7 @@ from nestctl.adapters.libvirt import Hypervisor
 from nestctl.adapters.process import LocalShell
 from nestctl.adapters.shell import Shell
 from nestctl.deadline import Deadline
-from nestctl.errors import NestctlError, SeveralError
+from nestctl.errors import GuestError, NestctlError, SeveralError
 from nestctl.lab.admission import STARTING, Room, check_room, read_room
 from nestctl.lab.compare import Action, Change, check_permitted, compare, list_limits, walk_changes, wanted_plans
 from nestctl.lab.guest import create_guest, define_guest, remove_files, start_guest, stop_guest
@@ -38,13 +38,14 @@ from nestctl.lab.networks import (
 from nestctl.lab.observe import Look, observe
 from nestctl.lab.parallel import run_all
 from nestctl.lab.plan import GuestPlan, plan_lab, plan_networks
+from nestctl.lab.profiles import warn_of_profiles
 from nestctl.lab.qemu_answers import keep_answers
 from nestctl.lab.render import EMULATOR, parse_domain_type
 from nestctl.lab.risk import Risk, check_risks, describe_risk, read_risks
 from nestctl.lab.ssh_config import write_ssh_config
 from nestctl.lab.store import forget_lab, keep_lab, lab_directory, lock_lab, record_boot
 from nestctl.lab.verify import Truth, expect_accelerated, expect_hypervisor, expect_seeded, read_truth
-from nestctl.model.lab import Lab
+from nestctl.model.lab import Lab, walk_guests
 
 EMULATION_NOTICE = (
     "nestctl: NO HARDWARE VIRTUALIZATION that guests could use: QEMU emulates the CPU and AMD SVM (TCG).\n"
@@ -137,6 +138,9 @@ def up(
     if lab.networks:
         check_bridge_setting()
     risks = read_risks(lab, is_emulated=host.is_emulated)
+    profiles = [it.profile for _, it in walk_guests(lab.guests)]
+    for warning in warn_of_profiles(profiles, cpu_feature=host.cpu_feature, is_emulated=host.is_emulated):
+        say(f"nestctl: warning: {warning}")
     ensure_lab_images(lab, step)
     with (
         lock_lab(lab.name, Deadline.after(LOCK_TIMEOUT_S, f"Waiting for another nestctl at work on '{lab.name}'")),
@@ -274,6 +278,8 @@ def _bring_up_one(level: Level, change: Change, plan: GuestPlan, run: Run) -> Gu
     if _is_proven(change):
         _verify_all(change, run)
         return plan
+    if not plan.answers:
+        return _start_silent(level, change, plan, run)
     with ExitStack() as stack:
         plan, shell = _start(level, change, plan, run, stack)
         if plan.is_hypervisor and plan.place.firmware:
@@ -373,6 +379,19 @@ def _start(level: Level, change: Change, plan: GuestPlan, run: Run, stack: ExitS
         if is_booting:
             record_boot(run.lab, plan.name, time.monotonic() - begun_s)
     return plan, shell
+
+
+def _start_silent(level: Level, change: Change, plan: GuestPlan, run: Run) -> GuestPlan:
+    """Have a guest that does not answer as it is wanted: it runs, and what is in it is its user's business."""
+    if change.action is Action.KEEP:
+        return plan
+    text = f"Starting {plan.name} (level {plan.level}, profile {plan.profile}); it is not waited for"
+    with run.slots, run.step(text, lab=run.lab, node=plan.name, level=plan.level):
+        run.check()
+        plan = _act(level, change, plan, run, _boot_deadline(plan, run))
+        if trouble := level.hypervisor.read_trouble(plan.domain):
+            raise GuestError(f"The guest '{plan.name}' was started, and {trouble}.")
+    return plan
 
 
 def _act(level: Level, change: Change, plan: GuestPlan, run: Run, deadline: Deadline) -> GuestPlan:

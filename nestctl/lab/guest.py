@@ -19,6 +19,7 @@ from nestctl.lab.plan import Contact, GuestPlan
 from nestctl.lab.qemu_answers import find_answers
 from nestctl.lab.render import render_domain
 from nestctl.lab.seed import render_seed
+from nestctl.model.lab import BLANK
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ chmod 711 "${1%/*}"
 umask 077
 cat > "$1.new"
 mv "$1.new" "$1"
-qemu-img create -q -f qcow2 -F "$6" -b "$3" "$2.new" "$4"
+qemu-img create -q -f qcow2 ${3:+-F "$6" -b "$3"} "$2.new" "$4"
 mv "$2.new" "$2"
 [ -n "$5" ] && [ ! -e "$5" ] || exit 0
 mkdir -p "$5.$$/image"
@@ -108,7 +109,7 @@ def stop_guest(level: Level, contact: Contact, keys: LabKeys, access: Access) ->
 def place_files(shell: Shell, plan: GuestPlan, keys: LabKeys, deadline: Deadline) -> None:
     """Write a guest's seed, and make its disk anew: an overlay on the image."""
     kernel = plan.place.kernel.parent if plan.place.is_kernel_copied else ""
-    base, size = plan.place.base, f"{plan.disk_gib}G"
+    base, size = "" if plan.image == BLANK else plan.place.base, f"{plan.disk_gib}G"
     command = ("sh", "-c", _PLACE_FILES, "sh", plan.seed, plan.disk, base, size, kernel, plan.place.base_format)
     seed = render_cloud_seed(plan, keys) if plan.place.firmware else render_seed(plan, keys, find_answers(plan))
     completed = shell.run([str(word) for word in command], deadline=deadline, stdin=seed)

@@ -13,8 +13,10 @@ from nestctl.lab.keys import LabKeys
 from nestctl.lab.level import Access, Level
 from nestctl.lab.parallel import run_all
 from nestctl.lab.plan import Contact
+from nestctl.lab.profiles import find_profile, list_profiles
 from nestctl.lab.render import Mark, parse_contact, parse_mark
 from nestctl.lab.verify import Truth, read_truth
+from nestctl.model.profile import DEFAULT_PROFILE
 
 # A guest that runs answers within this time, a level; one that boots may be looked at again.
 _REACH_TIMEOUT_S = 30.0
@@ -85,6 +87,9 @@ def _look_into(level: Level, guest: Observed, look: Look) -> Observed:
     if not guest.is_running:
         return replace(guest, reason=f"'{guest.mark.name}' is off")
     if not (look.is_thorough or guest.mark.is_hypervisor):
+        return guest
+    profile = guest.mark.settings.get("profile", DEFAULT_PROFILE)
+    if profile in list_profiles() and not find_profile(profile).answers:
         return guest
     if look.keys is None or guest.mark.name not in look.keys.hosts:
         return replace(guest, reason=f"the key of '{guest.mark.name}' is lost")

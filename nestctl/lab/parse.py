@@ -27,6 +27,8 @@ _NO_NAME = "is no name: use up to 24 lower-case letters, digits and dashes, firs
 _MEANINGS = {
     "missing": "is missing",
     "image": "is no image: write a name, or a name and a digest, such as debian-12@sha256:HEX",
+    "cdrom": "is no path from '/'",
+    "profile": "is no profile's name",
     "ttl": "is no time: write a number and m, h or d, such as 90m or 3h",
     "kernel_args": "is no word of a kernel's command line: use printable characters without spaces",
     "cpu_model": "is no CPU model's name: 'virsh cpu-models x86_64' lists them",

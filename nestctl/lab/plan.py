@@ -17,7 +17,9 @@ from typing import Any
 from nestctl.lab.addresses import FIRST_GUEST, Subnet
 from nestctl.lab.network_plan import UUID_NAMESPACE, NetworkPlan, filter_name, network_inside, plan_lab_network
 from nestctl.lab.place import Base, ImageFacts, Origin, Place, list_bases, place_inside, place_of
+from nestctl.lab.profiles import find_profile
 from nestctl.model.lab import Guest, Lab
+from nestctl.model.profile import DEFAULT_PROFILE
 from nestctl.model.quota import Quota
 from nestctl.model.seed import Seed
 
@@ -99,6 +101,9 @@ class GuestPlan:
     disk_gib: int
     image: str
     bases: tuple[Base, ...]
+    profile: str
+    answers: bool
+    cdrom: str
     place: Place
     uplink: Uplink
     cpu_feature: str
@@ -185,6 +190,7 @@ def _plan_guest(
 ) -> GuestPlan:
     image = host.images[guest.image] if guest.image else outer.image
     place = place_of(image, outer, level)
+    answers = find_profile(guest.profile).answers
     inside = Origin(image=image, place=place_inside(lab, place))
     network = network_inside(lab, name, level, host.subnets[level]) if guest.guests else None
     guests = tuple(
@@ -204,7 +210,10 @@ def _plan_guest(
         memory_mib=guest.memory_mib,
         disk_gib=guest.disk_gib,
         image=image.identity,
-        bases=tuple(list_bases(guest, image, outer, level, host.images)) if guest.is_hypervisor else (),
+        bases=tuple(list_bases(guest, image, outer, level, host.images)) if guest.is_hypervisor and answers else (),
+        profile=guest.profile,
+        answers=answers,
+        cdrom=guest.cdrom,
         place=place,
         uplink=uplink,
         cpu_feature=host.cpu_feature,
@@ -238,6 +247,9 @@ def _settings(guest: Guest, image: ImageFacts, place: Place, uplink: Uplink) -> 
         "disk_gib": guest.disk_gib,
         "nesting": nesting,
         "kernel_args": " ".join(guest.kernel_args),
+        # Left out where they are nothing special: guests that are there already were made without.
+        **({"profile": guest.profile} if guest.profile != DEFAULT_PROFILE else {}),
+        **({"cdrom": guest.cdrom} if guest.cdrom else {}),
         "labels": dict(guest.labels),
         "seed": "" if guest.seed.is_empty else digest_of(guest.seed.model_dump(mode="json"))[:16],
         "mac": uplink.mac,

@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from nestctl.lab.network_plan import FilterPlan, NetworkPlan
 from nestctl.lab.plan import Contact, GuestPlan
+from nestctl.lab.profiles import find_profile
 from nestctl.model.quota import CPU_PERIOD_US, DISK_GROUP
 from nestctl.paths import resource
 
@@ -48,9 +49,17 @@ def render_domain(plan: GuestPlan, *, created: str = "") -> str:
     """Render a guest's domain XML; `created` is when the guest was made, in ISO 8601, and is left out when empty."""
     text = json.dumps(plan.settings, separators=(",", ":"), ensure_ascii=False)
     settings = Markup(escape(text))  # noqa: S704 - XML's own escape, which leaves JSON's many quotes readable
+    profile = find_profile(plan.profile)
     template = _environment().get_template("domain.xml.j2")
     return template.render(
         guest=plan,
+        profile=profile,
+        profile_xml={
+            "cpu": _render_part(profile.cpu, plan, indent=4),
+            "features": _render_part(profile.features, plan, indent=4),
+            "timers": _render_part(profile.timers, plan, indent=4),
+            "devices": _render_part(profile.devices, plan, indent=4),
+        },
         created=created,
         settings=settings,
         namespace=NAMESPACE,
@@ -58,6 +67,14 @@ def render_domain(plan: GuestPlan, *, created: str = "") -> str:
         cpu_period_us=CPU_PERIOD_US,
         disk_group=DISK_GROUP,
     )
+
+
+def _render_part(template: str, plan: GuestPlan, *, indent: int) -> Markup:
+    """Render XML of a profile's for a place in the domain; a profile comes with nestctl, and is no user's text."""
+    if not template:
+        return Markup()
+    text = _environment().from_string(template).render(guest=plan)
+    return Markup("".join(f"{' ' * indent}{line}\n" for line in text.splitlines()))  # noqa: S704
 
 
 def render_network(network: NetworkPlan) -> str:

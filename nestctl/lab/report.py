@@ -52,10 +52,10 @@ def render_plans_table(plans: tuple[GuestPlan, ...]) -> Table:
         table.add_row(
             "  " * (plan.level - 1) + plan.name,
             f"L{plan.level}",
-            "emulated (TCG)" if plan.place.is_emulated else "KVM, verified inside",
+            "emulated (TCG)" if plan.place.is_emulated else "KVM, verified inside" if plan.answers else "KVM",
             str(plan.cpus),
             f"{plan.memory_mib} MiB",
-            f"nestctl ssh {plan.lab}/{plan.name}",
+            f"nestctl ssh {plan.lab}/{plan.name}" if plan.answers else f"VNC (profile {plan.profile})",
         )
     return table
 

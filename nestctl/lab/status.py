@@ -12,6 +12,7 @@ from nestctl.lab.host import open_connection
 from nestctl.lab.keys import find_keys
 from nestctl.lab.level import Level, SshAccess
 from nestctl.lab.observe import Inside, Look, Observed, observe
+from nestctl.lab.profiles import find_profile
 from nestctl.lab.render import parse_domain_type
 from nestctl.model.lab import Guest, Lab
 
@@ -64,7 +65,8 @@ def _judge(lab: Lab, name: str, guest: Guest, there: Observed | None, now: datet
     status = _absent(lab, name, guest, depth)
     if there is None:
         return status
-    has_answered = there.truth is not None and (there.inside is not None or not guest.guests)
+    is_silent = not find_profile(guest.profile).answers
+    has_answered = is_silent or (there.truth is not None and (there.inside is not None or not guest.guests))
     return replace(
         status,
         state="off" if not there.is_running else "running" if has_answered else "unreachable",

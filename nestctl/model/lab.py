@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from nestctl.model.network import Network
+from nestctl.model.profile import DEFAULT_PROFILE
 from nestctl.model.quota import QEMU_RESERVE_MIB, Quota
 from nestctl.model.seed import Seed
 
@@ -42,6 +43,9 @@ LabelValue = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{0,200}
 # What the image that is made from this machine's package sources is called, for a guest inside one that has another.
 BUILT = "built"
 
+# An empty disk, for a system that is installed from a CD.
+BLANK = "blank"
+
 # NAME, or NAME@ALGORITHM:HEX as container images are pinned.
 IMAGE_PATTERN = r"^([A-Za-z0-9][A-Za-z0-9._-]{0,127}(@(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}))?)?$"
 ImageReference = Annotated[str, Field(pattern=IMAGE_PATTERN)]
@@ -73,6 +77,22 @@ class Settings(BaseModel):
         Field(
             description="The image that it boots, and so do the guests inside it. When empty, that of the guest it is "
             "in, or the lab's.",
+        ),
+    ] = ""
+    profile: Annotated[
+        str,
+        Field(
+            pattern=r"^[a-z0-9][a-z0-9-]{0,30}$",
+            description="What its hardware has to be like for the system in it: kvm (Linux), windows, hyper-v, vmware. "
+            "Guests of the last three are only started: nestctl does not log in to them.",
+        ),
+    ] = DEFAULT_PROFILE
+    cdrom: Annotated[
+        str,
+        Field(
+            pattern=r"^(/[^\x00-\x1f]{1,1000})?$",
+            description="Path of an ISO image on the machine that runs the guest. It boots from it while nothing on "
+            "its disk boots: 'image: blank' is an empty disk to install on.",
         ),
     ] = ""
     nesting: Annotated[
@@ -205,7 +225,7 @@ LabImage = Annotated[
     Field(
         description="The image of the guests that name none: a name of 'nestctl image list' or its beginning, an "
         "imported one's also with its digest, as in debian-12@sha256:HEX. When empty, or 'built', the one that is "
-        "built from this machine's package sources.",
+        "built from this machine's package sources; 'blank' is an empty disk.",
     ),
 ]
 
