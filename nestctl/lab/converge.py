@@ -54,6 +54,9 @@ EMULATION_NOTICE = (
 
 LOCK_TIMEOUT_S = 3600.0
 
+# How long a guest that does not answer by SSH is given to heed its power button, in seconds.
+_SHUT_DOWN_S = 60.0
+
 # Packages are installed from the network.
 _PREPARE_TIMEOUT_S = 3600.0
 
@@ -403,8 +406,10 @@ def _act(level: Level, change: Change, plan: GuestPlan, run: Run, deadline: Dead
     if change.action is Action.RECREATE:
         level.hypervisor.remove_domain(plan.domain)
         return create_guest(level, plan, run.keys, deadline)
-    if change.action is Action.RESTART and there:
+    if change.action is Action.RESTART and there and plan.answers:
         stop_guest(level, there.contact, run.keys, run.access)
+    elif change.action is Action.RESTART:
+        level.hypervisor.shut_down_domain(plan.domain, Deadline.after(_SHUT_DOWN_S, f"The end of '{plan.name}'"))
     if change.action is Action.CHANGE:
         level.hypervisor.set_limits(plan.domain, list_limits(change.differences))
     if change.differences:
