@@ -23,7 +23,7 @@ name: cloudy
 guests:
   l1:
     image: {image}
-    cpus: 2
+    cpus: 1
     memory_mib: 2048
     seed:
       files: [{{path: /etc/motd, content: "hello\\n"}}]

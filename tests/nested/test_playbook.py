@@ -32,7 +32,7 @@ def spare(image: Image) -> Iterator[Lab]:
     assert image.disk.exists()
     with TemporaryDirectory(prefix="n-", dir="/tmp") as directory:
         lab = Lab(directory=Path(directory), name="spare")
-        lab.write("name: spare\nguests:\n  bare:\n    cpus: 2\n    memory_mib: 1024\n    nesting: true\n")
+        lab.write("name: spare\nguests:\n  bare:\n    cpus: 1\n    memory_mib: 1024\n    nesting: true\n")
         try:
             lab.nestctl("up", timeout_s=1800).expect(0)
             yield lab
