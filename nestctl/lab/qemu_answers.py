@@ -18,6 +18,7 @@ from nestctl.adapters.shell import Shell
 from nestctl.deadline import Deadline
 from nestctl.lab.plan import GuestPlan
 from nestctl.lab.render import EMULATOR
+from nestctl.model.seed import Seed
 from nestctl.paths import cache_directory
 
 # libvirt names the file by the SHA-256 of the binary's path (virFileCacheGetFileName).
@@ -36,10 +37,11 @@ def find_answers(plan: GuestPlan) -> bytes:
 def keep_answers(plan: GuestPlan, shell: Shell, deadline: Deadline) -> None:
     """Keep what the libvirt of a guest was told, if that is not there yet.
 
-    Only for a guest that was made just now: nobody but nestctl has been in it, and others will believe it.
+    Only for a guest that was made just now, and not of one whose seed lets others in or runs commands: nobody but
+    nestctl may have been in it, for others will believe it.
     """
     path = _path(plan)
-    if path.exists():
+    if path.exists() or plan.contents != Seed():
         return
     completed = shell.run(("cat", f"/{GUEST_FILE}"), deadline=deadline)
     if completed.exit_code == 0:

@@ -9,6 +9,7 @@ from nestctl.adapters.shell import Completed
 from nestctl.deadline import Deadline
 from nestctl.lab.qemu_answers import GUEST_FILE, find_answers, keep_answers
 from nestctl.lab.seed import render_seed
+from nestctl.model.seed import Seed, User
 from tests.builders import lab_of_depth, plan_of_depth, recognizable_keys
 
 
@@ -60,6 +61,14 @@ def test_no_guest_is_asked_for_what_is_known() -> None:
         keep_answers(plan, guest, soon())
     assert (len(first.commands), len(second.commands)) == (1, 0)
     assert find_answers(plan) == b"<qemuCaps/>"
+
+
+def test_a_guest_that_others_may_have_been_in_is_not_believed() -> None:
+    plan, guest = plan_of_depth(2), Guest(answers=b"<qemuCaps/>")
+    for contents in (Seed(users=(User(name="ada"),)), Seed(commands=("true",))):
+        keep_answers(replace(plan, contents=contents), guest, soon())
+    assert guest.commands == []
+    assert find_answers(plan) == b""
 
 
 def test_the_seed_puts_them_where_libvirt_looks() -> None:
