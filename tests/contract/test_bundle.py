@@ -18,6 +18,8 @@ from tests.builders import class_of, plans_of
 from tests.contract.sshd import free_port, start_sshd
 from tests.nested.harness import wait_until
 
+pytestmark = pytest.mark.slow
+
 
 def _at(plan: GuestPlan, port: int) -> GuestPlan:
     return replace(plan, uplink=replace(plan.uplink, port=port))

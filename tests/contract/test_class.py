@@ -29,6 +29,8 @@ from tests.fakes import FakeMachine, FakeShell, World, make_machine
 from tests.lab_bench import HOST
 from tests.libvirt_test_driver import for_test_driver
 
+pytestmark = pytest.mark.slow
+
 STUDENTS = 500
 TEXT = """
 name: class

@@ -18,6 +18,8 @@ from tests.builders import plan_of_depth
 from tests.contract.conftest import environment
 from tests.needs import need_program
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def shared_directory(own_directory: Path, one_directory: Path) -> Iterator[None]:

@@ -28,6 +28,8 @@ from tests.contract.file_server import Files, serve
 from tests.needs import need_program
 from tests.unit.cli.run import nestctl
 
+pytestmark = pytest.mark.slow
+
 
 def disk(seed: int = 1, size: int = 3 << 20) -> bytes:
     """A raw disk with a boot sector and something in it."""

@@ -19,6 +19,8 @@ from tests.contract.sshd import start_sshd
 from tests.needs import missing
 from tests.unit.cli.run import nestctl
 
+pytestmark = pytest.mark.slow
+
 HERE = Target(name="localhost")
 KVM = Path("/dev/kvm")
 

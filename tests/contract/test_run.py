@@ -23,6 +23,8 @@ from nestctl.model.lab import Guest, Lab
 from tests.builders import class_of, lab_of_depth
 from tests.unit.lab.test_status import shown as show
 
+pytestmark = pytest.mark.slow
+
 PLAYBOOK = f"""
 - hosts: HOSTS
   gather_facts: false

@@ -81,6 +81,7 @@ def test_one_that_speaks_something_else_is_waited_for_as_well(sshd: Server) -> N
             pytest.fail("logged in to a mail server")
 
 
+@pytest.mark.slow
 def test_a_guest_that_is_dead_is_not_waited_for(sshd: Server) -> None:
     closed_route = DirectRoute(host="127.0.0.1", port=free_port())
 

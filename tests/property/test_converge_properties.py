@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 
 from nestctl.lab.compare import Action, compare, is_settled
@@ -11,6 +12,8 @@ from tests.builders import plans_of, seen
 from tests.fakes import own_domains
 from tests.lab_bench import Bench
 from tests.property.labs import labs
+
+pytestmark = pytest.mark.slow
 
 EVERYTHING = Wishes(may_recreate=True, may_prune=True)
 

@@ -9,6 +9,7 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,6 +23,8 @@ from nestctl.check.report import Report, render_json, render_summary
 from nestctl.check.text import render_findings
 from nestctl.errors import UsageError
 from nestctl.model.facts_document import parse_facts
+
+pytestmark = pytest.mark.slow
 
 HOSTS = Path(__file__).parents[1] / "hosts"
 ARCHITECTURES = ("x86_64", "aarch64", "s390x", "ppc64le", "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 
+import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from tests.builders import host_facts, parse_xml, plans_of, recognizable_keys
 from tests.property.labs import labs
 
 
+@pytest.mark.slow
 @given(lab=labs(), is_flow=st.booleans(), with_defaults=st.booleans())
 def test_a_lab_survives_being_written_and_parsed(lab: Lab, is_flow: bool, with_defaults: bool) -> None:
     document = lab.model_dump(mode="json", exclude_defaults=not with_defaults)
@@ -57,6 +59,7 @@ def test_along_every_branch_no_subnet_is_repeated(lab: Lab) -> None:
         descend(plan, ())
 
 
+@pytest.mark.slow
 @given(lab=labs(), is_emulated=st.booleans())
 def test_everything_rendered_is_well_formed_and_read_back(lab: Lab, is_emulated: bool) -> None:
     keys = recognizable_keys(lab.guests)

@@ -43,6 +43,7 @@ def test_no_other_file_is(tmp_path: Path) -> None:
         assert LocalShell().run(command, deadline=soon()).exit_code == 1
 
 
+@pytest.mark.slow
 def test_a_command_that_ignores_the_request_is_made_to_end(tmp_path: Path) -> None:
     script = 'trap "" TERM; echo $$ > "$1"; while true; do sleep 0.1; done'
     with pytest.raises(DeadlineError):

@@ -34,6 +34,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_table_is_printed_and_the_files_are_named(lab: Path) -> None:
     result = CliRunner().invoke(app, ["bench", str(lab), "--rounds", "5", "--output", str(lab.parent / "out")])
     assert result.exit_code == 0, result.output

@@ -65,6 +65,7 @@ def test_the_table_has_figures_with_ratios_to_the_level_above_and_to_the_top() -
     assert re.search(r"Not measured: .*\bBoot to SSH on\s+L0\b", text, re.DOTALL)
 
 
+@pytest.mark.slow
 def test_the_page_labels_every_emulated_figure_and_needs_nothing_else() -> None:
     page = page_of_two_levels_deep()
     cells = re.findall(r"<td.*?</td>", page, re.DOTALL)

@@ -205,6 +205,7 @@ def test_levels_and_workloads_have_to_make_sense() -> None:
     assert [workload.name for workload in choose_workloads(["cpu", "cpu"])] == ["cpu"]
 
 
+@pytest.mark.slow
 def test_this_machine_measured_twice_for_real() -> None:
     levels = [
         Machine(name="L0", shell=LocalShell()),

@@ -262,6 +262,7 @@ def count_steps(lab: Lab) -> int:
     return steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("then", ["up", "down"])
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_up_can_be_killed_before_any_step(then: str, jobs: int) -> None:
@@ -279,6 +280,7 @@ def test_up_can_be_killed_before_any_step(then: str, jobs: int) -> None:
         bench.expect_nothing_left()
 
 
+@pytest.mark.slow
 def test_down_can_be_killed_before_any_step() -> None:
     wanted = pair()
     bench = Bench()
@@ -296,6 +298,7 @@ def test_down_can_be_killed_before_any_step() -> None:
         bench.expect_nothing_left()
 
 
+@pytest.mark.slow
 def test_a_change_can_be_killed_before_any_step() -> None:
     wanted, changed = pair(), pair(disk_gib=9, memory_mib=2048)
     bench = Bench()

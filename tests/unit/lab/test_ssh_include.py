@@ -16,6 +16,8 @@ from tests.builders import lab_of_depth, plans_of, recognizable_keys
 from tests.needs import need_program
 from tests.unit.cli.run import nestctl
 
+pytestmark = pytest.mark.slow
+
 LINE = 'Include "/somewhere/labs/*/ssh_include"'
 
 
