@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nestctl.lab.admission import Room
+from nestctl.lab.bring_up import Wishes
 from nestctl.lab.compare import Action, Change, compare, walk_changes
-from nestctl.lab.converge import Wishes, converge
+from nestctl.lab.converge import converge
 from nestctl.lab.host import Host, read_host_facts
 from nestctl.lab.keys import find_keys
 from nestctl.lab.networks import compare_networks

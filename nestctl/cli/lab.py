@@ -133,9 +133,10 @@ def up(
 ) -> None:
     """Bring a lab up: every guest at every level, verified from inside. What is as it should be is left as it is."""
     from nestctl.console import print_json, print_rich, say, step
-    from nestctl.lab.converge import DEFAULT_JOBS, Wishes
+    from nestctl.lab.bring_up import Wishes
     from nestctl.lab.converge import up as bring_up
     from nestctl.lab.images import check_images
+    from nestctl.lab.parallel import DEFAULT_JOBS
     from nestctl.lab.report import render_plans, render_plans_table
     from nestctl.lab.store import find_lab
 

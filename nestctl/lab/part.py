@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 
 from nestctl.adapters.process import LocalShell
 from nestctl.deadline import Deadline
 from nestctl.errors import FailedError
-from nestctl.lab.converge import LOCK_TIMEOUT_S, Wishes, up
+from nestctl.lab.bring_up import Wishes
+from nestctl.lab.converge import up
 from nestctl.lab.guest import remove_files
 from nestctl.lab.host import open_connection, plan_on, read_host
 from nestctl.lab.keys import read_keys
@@ -26,7 +27,7 @@ def reset_guest(lab: Lab, node: Node, *, connect: str | None, step: Step, say: C
     The rest of the lab is left as it is, what is off as well; only the guests it is in are started, if they are.
     """
     host = read_host(connect)
-    with _lock(lab), open_connection(host.uri) as hypervisor, ExitStack() as stack:
+    with lock_lab(lab.name), open_connection(host.uri) as hypervisor, ExitStack() as stack:
         level = Level(shell=LocalShell(), hypervisor=hypervisor)
         inside = plan_on(host, lab, hypervisor.list_domains(), hypervisor.list_networks())
         for name in node.path[:-1]:
@@ -44,15 +45,11 @@ def reset_guest(lab: Lab, node: Node, *, connect: str | None, step: Step, say: C
 def remove_guests(lab: Lab, names: Iterable[str], *, connect: str | None, step: Step) -> None:
     """Remove guests of this machine, by name, with all that is inside them; the rest of the lab stays."""
     host = read_host(connect)
-    with _lock(lab), open_connection(host.uri) as hypervisor:
+    with lock_lab(lab.name), open_connection(host.uri) as hypervisor:
         plans = plan_on(host, lab, hypervisor.list_domains(), hypervisor.list_networks())
         for name in names:
             with step(f"Removing {name}", lab=lab.name, node=name, level=1):
                 _remove(Level(shell=LocalShell(), hypervisor=hypervisor), _find(plans, name))
-
-
-def _lock(lab: Lab) -> AbstractContextManager[None]:
-    return lock_lab(lab.name, Deadline.after(LOCK_TIMEOUT_S, f"Waiting for another nestctl at work on '{lab.name}'"))
 
 
 def _remove(level: Level, plan: GuestPlan) -> None:

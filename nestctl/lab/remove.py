@@ -12,12 +12,11 @@ from nestctl.adapters.process import LocalShell
 from nestctl.deadline import Deadline
 from nestctl.errors import FailedError, NestctlError
 from nestctl.lab.audit import find_traces
-from nestctl.lab.converge import DEFAULT_JOBS, LOCK_TIMEOUT_S, Failure, raise_failures
 from nestctl.lab.host import open_connection
 from nestctl.lab.keys import LabKeys, find_keys
 from nestctl.lab.level import Access, Level, SshAccess, Step, list_own_domains
 from nestctl.lab.networks import remove_networks
-from nestctl.lab.parallel import run_all
+from nestctl.lab.parallel import DEFAULT_JOBS, Failure, raise_failures, run_all
 from nestctl.lab.place import GUEST_DIRECTORY
 from nestctl.lab.plan import Contact
 from nestctl.lab.render import Mark, parse_contact
@@ -50,7 +49,7 @@ def down(name: str, *, connect: str | None, step: Step, warn: Callable[[str], No
     A guest that cannot be reached is removed with all that is inside it, and `warn` is told.
     """
     with (
-        lock_lab(name, Deadline.after(LOCK_TIMEOUT_S, f"Waiting for another nestctl at work on '{name}'")),
+        lock_lab(name),
         open_connection(choose_uri(connect)) as hypervisor,
     ):
         return remove(Level(shell=LocalShell(), hypervisor=hypervisor), name, step=step, warn=warn, access=SshAccess())

@@ -25,6 +25,8 @@ from nestctl.paths import cache_directory, state_directory
 
 DEFAULT_FILE = Path("lab.yaml")
 
+_LOCK_TIMEOUT_S = 3600.0
+
 
 def lab_directory(name: str) -> Path:
     return state_directory() / "labs" / name
@@ -123,8 +125,9 @@ def forget_lab(name: str) -> None:
             path.rmdir()
 
 
-def lock_lab(name: str, deadline: Deadline) -> AbstractContextManager[None]:
-    """Be the only nestctl that changes this lab."""
+def lock_lab(name: str, timeout_s: float = _LOCK_TIMEOUT_S) -> AbstractContextManager[None]:
+    """Be the only nestctl that changes this lab; another one is waited for."""
+    deadline = Deadline.after(timeout_s, f"Waiting for another nestctl at work on '{name}'")
     return hold_lock(cache_directory() / "locks" / f"{name}.lock", deadline)
 
 

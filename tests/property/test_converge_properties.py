@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 
+from nestctl.lab.bring_up import Wishes
 from nestctl.lab.compare import Action, compare, is_settled
-from nestctl.lab.converge import Wishes
 from nestctl.model.lab import Lab, walk_guests
 from tests.builders import plans_of, seen
 from tests.fakes import own_domains

@@ -9,7 +9,8 @@ import pytest
 from nestctl.check.findings import Finding, Status
 from nestctl.errors import ExitCode, PrerequisiteError
 from nestctl.lab.admission import Room
-from nestctl.lab.converge import Wishes, converge
+from nestctl.lab.bring_up import Wishes
+from nestctl.lab.converge import converge
 from nestctl.lab.diff import render_changes
 from nestctl.lab.preview import Preview
 from nestctl.lab.risk import Risk, check_risks, describe_risk, judge_risks, read_risks

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from nestctl.deadline import Deadline
 from nestctl.errors import DeadlineError, LabFileError, UsageError
 from nestctl.lab.store import (
     find_lab,
@@ -116,15 +115,17 @@ def test_another_lab_stays_when_one_is_forgotten() -> None:
 
 def test_one_at_a_time_changes_a_lab() -> None:
     with (
-        lock_lab("demo", Deadline.after(5, "Locking")),
-        pytest.raises(DeadlineError, match=r"Waiting for the other did not happen within 0\.1 s\."),
-        lock_lab("demo", Deadline.after(0.1, "Waiting for the other")),
+        lock_lab("demo", 5),
+        pytest.raises(
+            DeadlineError, match=r"Waiting for another nestctl at work on 'demo' did not happen within 0\.1 s\."
+        ),
+        lock_lab("demo", 0.1),
     ):
         pytest.fail("two hold the lock")
 
 
 def test_labs_do_not_wait_for_each_other() -> None:
-    with lock_lab("demo", Deadline.after(5, "Locking")), lock_lab("other", Deadline.after(5, "Locking")):
+    with lock_lab("demo", 5), lock_lab("other", 5):
         assert list_labs() == ()
 
 
