@@ -18,6 +18,7 @@ from nestctl.lab.render import parse_mark, render_domain
 from nestctl.model.lab import Guest, Lab, walk_guests
 from nestctl.model.network import Network
 from nestctl.model.quota import Quota
+from nestctl.model.tuning import Tuning
 
 HOME_NETWORK = ipaddress.IPv4Network("192.168.1.0/24")
 
@@ -99,6 +100,19 @@ def limited_plan() -> GuestPlan:
         guests={"l1": Guest(network="blue", quota=LIMITS, nesting=True)},
     )
     return plans_of(lab)[0]
+
+
+def tuned_plan() -> GuestPlan:
+    """A guest whose QEMU is set up in every way there is."""
+    tuning = Tuning(
+        disk_cache="none",
+        disk_io="native",
+        disk_iothread=True,
+        huge_pages=True,
+        vcpu_pins=(3, 2),
+        emulator_pins=(0, 1),
+    )
+    return plans_of(Lab(name="demo", guests={"a": Guest(cpus=2, nesting=True, tuning=tuning)}))[0]
 
 
 def recognizable_keys(guests: Mapping[str, Guest]) -> LabKeys:

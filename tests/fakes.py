@@ -20,7 +20,7 @@ from nestctl.lab.keys import LabKeys
 from nestctl.lab.level import Level
 from nestctl.lab.plan import Contact, walk_plans
 from nestctl.lab.render import parse_mark, render_domain
-from tests.builders import limited_plan, parse_xml, plan_of_depth
+from tests.builders import limited_plan, parse_xml, plan_of_depth, tuned_plan
 
 
 class Killed(BaseException):
@@ -275,7 +275,7 @@ class _Machines:
             waiting += [it.machine for it in list(machine.hypervisor.domains.values())]
 
 
-_EVERYTHING = (*walk_plans((plan_of_depth(2), plan_of_depth(2, is_emulated=True))), limited_plan())
+_EVERYTHING = (*walk_plans((plan_of_depth(2), plan_of_depth(2, is_emulated=True))), limited_plan(), tuned_plan())
 KNOWN_ELEMENTS = {it.tag for plan in _EVERYTHING for it in parse_xml(render_domain(plan)).iter()}
 
 

@@ -38,6 +38,7 @@ _AT_START = {
     "isolated",
     "closed",
     "cdrom",
+    "tuning",
 } | _AT_ONCE
 
 # What ends something that runs, or deletes something: done only when it was asked for.

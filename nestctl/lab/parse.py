@@ -19,6 +19,7 @@ from nestctl.model.declared import DeclaredGuest, DeclaredLab, DeclaredNetwork, 
 from nestctl.model.lab import NAME_PATTERN, Lab
 from nestctl.model.quota import Quota
 from nestctl.model.seed import TEMPLATES, File, Seed, User
+from nestctl.model.tuning import Tuning
 
 # More keys than any lab has: YAML's aliases make millions of them out of ten lines.
 _MOST_KEYS = 100_000
@@ -42,6 +43,7 @@ _MODELS: Mapping[str, type[BaseModel]] = {
     "guests": DeclaredGuest,
     "networks": DeclaredNetwork,
     "quota": Quota,
+    "tuning": Tuning,
     "defaults": Defaults,
     "seed": Seed,
     "users": User,

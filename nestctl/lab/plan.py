@@ -22,6 +22,7 @@ from nestctl.model.lab import Guest, Lab
 from nestctl.model.profile import DEFAULT_PROFILE
 from nestctl.model.quota import Quota
 from nestctl.model.seed import Seed
+from nestctl.model.tuning import Tuning
 
 # Raised when a guest made by an older nestctl is no longer what this one would make.
 PLAN_VERSION = 4
@@ -115,6 +116,7 @@ class GuestPlan:
     kernel_args: tuple[str, ...]
     contents: Seed
     quota: Quota
+    tuning: Tuning
     subnets: tuple[str, ...]
     occupied: tuple[str, ...]
     guests: tuple[GuestPlan, ...]
@@ -225,6 +227,7 @@ def _plan_guest(
         kernel_args=guest.kernel_args,
         contents=guest.seed,
         quota=guest.quota,
+        tuning=guest.tuning,
         subnets=tuple(str(subnet) for subnet in host.subnets),
         occupied=tuple(str(subnet) for subnet in dict.fromkeys((*host.occupied, *host.networks.values()))),
         guests=guests,
@@ -262,6 +265,7 @@ def _settings(guest: Guest, image: ImageFacts, place: Place, uplink: Uplink) -> 
         **({"cpu_model": guest.cpu_model} if guest.cpu_model else {}),
         **({"cpu_features_off": " ".join(guest.cpu_features_off)} if guest.cpu_features_off else {}),
         **({"quota": guest.quota.given()} if not guest.quota.is_empty else {}),
+        **({"tuning": guest.tuning.given()} if not guest.tuning.is_empty else {}),
         **({"filter": uplink.filter} if uplink.filter else {}),
         **({"isolated": True} if uplink.is_isolated else {}),
         **({"closed": True} if uplink.is_closed else {}),

@@ -11,6 +11,7 @@ from nestctl.model.network import Network
 from nestctl.model.profile import DEFAULT_PROFILE
 from nestctl.model.quota import QEMU_RESERVE_MIB, Quota
 from nestctl.model.seed import Seed
+from nestctl.model.tuning import Tuning
 
 # A DNS label (RFC 1123), short enough that '<lab>-<guest>' fits a host name and a UNIX socket path of libvirt's.
 NAME_PATTERN = r"^[a-z]([a-z0-9-]{0,22}[a-z0-9])?$"
@@ -128,6 +129,9 @@ class Settings(BaseModel):
         Field(max_length=50, description="Names and values of your own, kept with the domain: a course, an owner."),
     ] = {}
     quota: Annotated[Quota, Field(description="What it may take of the machine that runs it.")] = Quota()
+    tuning: Annotated[
+        Tuning, Field(description="How its QEMU is set up; 'nestctl bench tune' finds out what helps here.")
+    ] = Tuning()
     seed: Annotated[
         Seed, Field(description="What is put into the guest, and run there once, before it says that it is ready.")
     ] = Seed()
@@ -157,6 +161,12 @@ class Guest(Settings):
     def _nesting_is_on_for_guests(self) -> Self:
         if self.guests and not self.is_hypervisor:
             raise ValueError("it has guests, and 'nesting: false' keeps it from running any")
+        return self
+
+    @model_validator(mode="after")
+    def _every_vcpu_has_its_pin(self) -> Self:
+        if (pins := len(self.tuning.vcpu_pins)) not in {0, self.cpus}:
+            raise ValueError(f"its tuning's vcpu_pins are {pins}, and it has {self.cpus} cpus: give one for each")
         return self
 
     @model_validator(mode="after")

@@ -37,6 +37,7 @@ from nestctl.lab.render import render_domain, render_filter, render_network
 from nestctl.lab.seed import render_seed
 from nestctl.model.quota import Quota
 from nestctl.model.seed import Seed
+from nestctl.model.tuning import Tuning
 from tests.builders import recognizable_keys, seen
 from tests.needs import missing, need_program
 
@@ -173,7 +174,7 @@ def list_cloud_seed(files: dict[str, str]) -> str:
 def _plain(value: Any) -> Any:
     if isinstance(value, Seed):
         return value.model_dump(mode="json")
-    if isinstance(value, Quota):
+    if isinstance(value, Quota | Tuning):
         return value.given()
     assert isinstance(value, PurePosixPath | GuestPlan)
     return str(value)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from nestctl.model.lab import HYPERVISOR_RESERVE_MIB, Guest, Lab
 from nestctl.model.network import Network
 from nestctl.model.quota import Quota
+from nestctl.model.tuning import Tuning
 
 # Few letters: names that are alike are found sooner. The pattern is that of the model.
 names = st.from_regex(r"[a-c]([a-c0-9-]{0,6}[a-c0-9])?", fullmatch=True)
@@ -16,6 +17,10 @@ quotas = st.builds(
     cpu_shares=st.none() | st.integers(2, 10_000),
     cpu_cap_percent=st.none() | st.integers(5, 400),
     disk_write_mib_s=st.none() | st.integers(1, 1000),
+)
+
+tunings = st.builds(
+    Tuning, disk_cache=st.sampled_from((None, "none", "unsafe")), disk_iothread=st.booleans(), huge_pages=st.booleans()
 )
 
 
@@ -40,6 +45,7 @@ def labs(draw: st.DrawFn, max_cpus: int = 255) -> Lab:
         return Guest(
             network=draw(st.sampled_from(("", *networks))) if guest in top else "",
             quota=draw(quotas),
+            tuning=draw(tunings),
             cpus=draw(st.integers(1, max_cpus)),
             memory_mib=needed + draw(st.integers(0, 4096)),
             disk_gib=draw(st.integers(2, 65_536)),
