@@ -11,7 +11,7 @@ import pytest
 
 from nestctl.image.store import Image
 from tests.needs import missing
-from tests.nested.harness import Lab, build_image
+from tests.nested.harness import Lab, build_image, give_one_cpu
 
 _PROGRAMS = ("qemu-system-x86_64", "qemu-img", "mmdebstrap", "ssh", "mke2fs")
 
@@ -50,14 +50,9 @@ def lab(image: Image) -> Iterator[Lab]:
         shared = Lab(directory=Path(directory))
         try:
             shared.nestctl("init").expect(0)
-            _give_one_cpu(shared.directory / "lab.yaml")
+            give_one_cpu(shared.directory / "lab.yaml")
             shared.nestctl("up", timeout_s=1800).expect(0)
             yield shared
         finally:
             shared.nestctl("down", timeout_s=600).expect(0)
             shared.expect_nothing_left()
-
-
-def _give_one_cpu(path: Path) -> None:
-    """One CPU for each guest: an emulated one of several may stand still (docs/how-to/when-something-fails.md)."""
-    path.write_text(path.read_text().replace("cpus: 2", "cpus: 1"))

@@ -129,6 +129,11 @@ class Lab:
         return {"NESTCTL_STATE": str(self.state), **self.environment}
 
 
+def give_one_cpu(path: Path) -> None:
+    """One CPU for each guest: an emulated one of several may stand still (docs/how-to/when-something-fails.md)."""
+    path.write_text(path.read_text().replace("cpus: 2", "cpus: 1"))
+
+
 def qemu_processes() -> Iterator[str]:
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
