@@ -75,12 +75,15 @@ def own_embedded_root(root: Path, deadline: Deadline) -> None:
     _forget_dead_guests(root)
 
 
-def remove_unused_root(root: Path) -> None:
-    """Remove a directory in which no domain is defined any more; only our own default one is ours to remove."""
-    if root == embedded_root() and not any((root / "etc/qemu").glob("*.xml")):
-        shutil.rmtree(root)
-        with suppress(OSError):  # a lab's files are beside it
-            root.parent.rmdir()
+def is_unused_root(root: Path) -> bool:
+    """Tell whether no domain is defined in a directory any more; only our own default one is ours to remove."""
+    return root == embedded_root() and root.exists() and not any((root / "etc/qemu").glob("*.xml"))
+
+
+def remove_root(root: Path) -> None:
+    shutil.rmtree(root)
+    with suppress(OSError):  # a lab's files are beside it
+        root.parent.rmdir()
 
 
 def _forget_dead_guests(root: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,9 +22,10 @@ import libvirt
 from nestctl.adapters.embedded import (
     URI_PREFIX,
     embedded_root,
+    is_unused_root,
     own_embedded_root,
     parse_embedded_root,
-    remove_unused_root,
+    remove_root,
 )
 from nestctl.adapters.limits import limit_domain
 from nestctl.adapters.ssh import SshShell
@@ -268,14 +271,41 @@ def open_hypervisor(uri: str, *, deadline: Deadline) -> Iterator[Hypervisor]:
             yield hypervisor
 
 
+# The connections to embedded drivers, by directory. libvirt has room for twenty drivers in a process and takes one more
+# for each connection that is opened, also to the same directory (virRegisterConnectDriver): a second is never opened.
+_embedded: dict[Path, Any] = {}
+_users: Counter[Path] = Counter()
+_opening_embedded = threading.Lock()
+
+
 def _open_embedded(uri: str, deadline: Deadline) -> Iterator[Hypervisor]:
     root = parse_embedded_root(uri)
-    own_embedded_root(root, deadline)
+    with _opening_embedded:
+        _users[root] += 1
     try:
-        with _open(uri, "this machine", deadline) as hypervisor:
-            yield hypervisor
+        yield Hypervisor(where="this machine", uri=uri, connection=_connect_embedded(uri, root, deadline))
     finally:
-        remove_unused_root(root)
+        with _opening_embedded:
+            _users[root] -= 1
+            if not _users[root] and is_unused_root(root):
+                _close_embedded(root)
+                remove_root(root)
+
+
+def _connect_embedded(uri: str, root: Path, deadline: Deadline) -> Any:
+    with _opening_embedded:
+        if root not in _embedded:
+            own_embedded_root(root, deadline)
+            _start_event_loop()
+            with _errors(f"connect to '{uri}' on this machine"):
+                _embedded[root] = _connect(uri, deadline)
+            atexit.register(_close_embedded, root)
+        return _embedded[root]
+
+
+def _close_embedded(root: Path) -> None:
+    if connection := _embedded.pop(root, None):
+        connection.close()
 
 
 @contextmanager
@@ -289,23 +319,23 @@ def open_guest_hypervisor(shell: SshShell) -> Iterator[Hypervisor]:
 
 
 @contextmanager
-def _open(uri: str, where: str, deadline: Deadline | None = None) -> Iterator[Hypervisor]:
+def _open(uri: str, where: str) -> Iterator[Hypervisor]:
     _start_event_loop()
     with _errors(f"connect to '{uri}' on {where}"):
-        connection = _connect(uri, deadline)
+        connection = libvirt.open(uri)
     try:
         yield Hypervisor(where=where, uri=uri, connection=connection)
     finally:
         connection.close()
 
 
-def _connect(uri: str, deadline: Deadline | None) -> Any:
-    """Connect; with a deadline, wait for a process that has the embedded driver open and is about to end."""
+def _connect(uri: str, deadline: Deadline) -> Any:
+    """Connect, and wait for a process that has the embedded driver open and is about to end."""
     while True:
         try:
             return libvirt.open(uri)
         except libvirt.libvirtError as error:
-            if deadline is None or "acquire pid file" not in str(error):
+            if "acquire pid file" not in str(error):
                 raise
             deadline.check()
             time.sleep(_RETRY_S)

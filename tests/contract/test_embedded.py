@@ -75,3 +75,19 @@ def test_two_processes_cannot_have_the_embedded_driver_at_once() -> None:
     uri = f"qemu:///embed?root={embedded_root()}"
     with open_hypervisor(uri, deadline=soon()):
         assert open_in_other_process(uri, 0.2) == "Waiting for the other did not happen within 0.2 s."
+
+
+def test_a_process_may_open_it_over_and_over() -> None:
+    """libvirt has room for twenty drivers in a process, and counts every connection as one."""
+    uri = f"qemu:///embed?root={embedded_root()}"
+    with open_hypervisor(uri, deadline=soon()) as outer:
+        for _ in range(30):
+            with open_hypervisor(uri, deadline=soon()) as inner:
+                assert inner.list_domains() == ()
+        outer.define_domain(render_domain(plan_of_depth(2, is_emulated=True)))
+    for _ in range(30):
+        with open_hypervisor(uri, deadline=soon()) as hypervisor:
+            assert [domain.name for domain in hypervisor.list_domains()] == ["demo-l1"]
+    with open_hypervisor(uri, deadline=soon()) as hypervisor:
+        hypervisor.remove_domain("demo-l1")
+    assert not state_directory().exists()
