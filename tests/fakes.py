@@ -17,8 +17,8 @@ from nestctl.adapters.shell import Completed, Shell
 from nestctl.deadline import Deadline
 from nestctl.errors import GuestError, HypervisorError
 from nestctl.lab.keys import LabKeys
-from nestctl.lab.level import Level
-from nestctl.lab.plan import Contact, walk_plans
+from nestctl.lab.level import Level, Visit
+from nestctl.lab.plan import Adopted, Contact, walk_plans
 from nestctl.lab.render import parse_mark, render_domain
 from tests.builders import limited_plan, parse_xml, plan_of_depth, tuned_plan
 
@@ -44,6 +44,10 @@ class World:
             if self.ends_at is not None and self.steps >= self.ends_at:
                 raise Killed
             self.steps += 1
+
+
+# Of the machines that nestctl did not make.
+HOST_KEY = "ssh-ed25519 of-the-machine"
 
 
 @dataclass
@@ -163,6 +167,9 @@ class FakeShell:
     world: World
     files: set[str] = field(default_factory=set)
     is_asked_to_stop: bool = False
+    uuid: str = ""
+    authorized: set[str] = field(default_factory=set)
+    lacking: str = ""
 
     def run(self, command: Sequence[str], *, deadline: Deadline, stdin: bytes = b"") -> Completed:
         deadline.check()
@@ -182,6 +189,8 @@ class FakeShell:
             said = "\n".join(it for it in command[4:] if it not in self.files)
         elif command[0] == "cat":
             said = "<qemuCaps/>"
+        elif command[0] in {"id", "test"} or "authorized_keys" in script:
+            said = self._adopt(script, command)
         elif "signature=" in script:
             said = "signature=kvm\nmodule=kvm_amd\nnested=1\ndevice=yes"
         elif "poweroff" in command:
@@ -190,6 +199,17 @@ class FakeShell:
         else:
             raise AssertionError(f"the fake does not know {command}")
         return Completed(command=tuple(command), where=self.where, exit_code=0, stdout=said.encode(), stderr=b"")
+
+    def _adopt(self, script: str, command: Sequence[str]) -> str:
+        """What is done with a machine that is adopted; the images are in it already."""
+        if "product_uuid" in script:
+            held = [f"held={line}" for line in sorted(self.authorized) if "nestctl-adopted:" in line]
+            return "\n".join([f"uuid={self.uuid.upper()}", f"missing={self.lacking}" if self.lacking else "", *held])
+        if script:
+            self.world.effect()
+            change = self.authorized.discard if "grep -vxF" in script else self.authorized.add
+            change(str(command[4]))
+        return "0"
 
 
 @dataclass
@@ -232,6 +252,12 @@ class FakeAccess:
         domain = hypervisor._find("reach", guest.domain)
         if not domain.live_xml:
             raise GuestError(f"'{guest.name}' is off.")
+        if guest.host_key:
+            assert guest.host_key == HOST_KEY
+            if not any(line.startswith(keys.client.public) for line in domain.machine.shell.authorized):
+                raise GuestError(f"'{guest.name}' refused the lab's key.")
+            yield domain.machine.shell
+            return
         disk = str(guest.console.parent / f"{guest.name}.qcow2")
         assert isinstance(level.shell, FakeShell)
         assert disk in level.shell.files, f"{guest.name} runs without a disk"
@@ -250,6 +276,11 @@ class FakeAccess:
             self.world.booting += number
             self.world.most_booting = max(self.world.most_booting, self.world.booting)
             self.world.booting -= number
+
+    @contextmanager
+    def open_as_user(self, level: Level, adopted: Adopted, deadline: Deadline) -> Iterator[Visit]:
+        assert isinstance(level.hypervisor, FakeHypervisor)
+        yield Visit(shell=level.hypervisor._find("reach", adopted.domain).machine.shell, host_key=HOST_KEY)
 
     @contextmanager
     def open_level_in(self, shell: Shell) -> Iterator[Level]:

@@ -12,9 +12,8 @@ from nestctl.lab.bring_up import Wishes
 from nestctl.lab.compare import Action, Change, compare, walk_changes
 from nestctl.lab.converge import converge
 from nestctl.lab.host import Host, read_host_facts
-from nestctl.lab.keys import find_keys
 from nestctl.lab.networks import compare_networks
-from nestctl.lab.observe import Look, observe
+from nestctl.lab.observe import look_at, observe
 from nestctl.lab.plan import GuestPlan, plan_lab, plan_networks
 from nestctl.lab.preview import Preview
 from nestctl.lab.remove import remove
@@ -61,10 +60,9 @@ class Bench:
         return remove(self.machine.level, lab.name, step=self.step, warn=self.said.append, access=self.access)
 
     def preview(self, lab: Lab) -> Preview:
-        look = Look(lab=lab.name, keys=find_keys(lab.name), access=self.access, is_thorough=False)
-        there = observe(self.machine.level, look)
+        there = observe(self.machine.level, look_at(lab, access=self.access, is_thorough=False))
         hypervisor = self.machine.hypervisor
-        facts = read_host_facts(HOST, lab, (it.domain for it in there.guests), hypervisor.list_networks())
+        facts = read_host_facts(HOST, lab, there.domains, hypervisor.list_networks())
         return Preview(
             guests=compare(plan_lab(lab, facts), there),
             networks=compare_networks(

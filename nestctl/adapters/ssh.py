@@ -288,7 +288,8 @@ def _connect(
 
 def _log_in(transport: paramiko.Transport, name: str, identity: Identity, deadline: Deadline) -> None:
     kind, _, expected = identity.host_key.partition(" ")
-    transport.get_security_options().key_types = (kind,)
+    # A key of RSA signs with SHA-2 (RFC 8332).
+    transport.get_security_options().key_types = ("rsa-sha2-512", "rsa-sha2-256") if kind == "ssh-rsa" else (kind,)
     transport.start_client(timeout=max(deadline.remaining_s, 1))
     key = transport.get_remote_server_key()
     if key.get_base64() != expected.split()[0]:

@@ -16,7 +16,7 @@ from nestctl.cli.check import check
 from nestctl.cli.clients import bundle, inventory, ssh_config
 from nestctl.cli.expire import expire, extend
 from nestctl.cli.image import app as image_app
-from nestctl.cli.lab import audit, down, init, list_labs, plan, render, schema, ssh, status, up
+from nestctl.cli.lab import adopt, audit, down, init, list_labs, plan, render, schema, ssh, status, up
 from nestctl.cli.nested import app as nested_app
 from nestctl.cli.quickstart import quickstart
 from nestctl.cli.reach import console, cp, exec_, logs
@@ -150,6 +150,7 @@ app.command(rich_help_panel=_MACHINE)(check)
 app.add_typer(nested_app, name="nested", rich_help_panel=_MACHINE)
 app.add_typer(image_app, name="image", rich_help_panel=_MACHINE)
 app.command(rich_help_panel=_LAB)(init)
+app.command(rich_help_panel=_LAB)(adopt)
 app.command(rich_help_panel=_LAB)(schema)
 app.command(rich_help_panel=_LAB)(render)
 app.command(rich_help_panel=_LAB)(plan)

@@ -1,4 +1,4 @@
-"""nestctl init, schema, render, plan, up, status, list, audit, ssh, down."""
+"""nestctl init, adopt, schema, render, plan, up, status, list, audit, ssh, down."""
 
 from __future__ import annotations
 
@@ -78,6 +78,43 @@ def init(
     for target, source in files.items():
         write_atomically(target, source.read_bytes())
     say(f"Wrote {' and '.join(repr(str(target)) for target in files)}. Bring it up with 'nestctl up'.")
+
+
+def adopt(
+    domain: Annotated[str, typer.Argument(metavar="DOMAIN", help="A domain of this machine's libvirt that runs.")],
+    ssh: Annotated[
+        str,
+        typer.Argument(
+            metavar="[USER@]HOST[:PORT]", help="How your own OpenSSH gets into it: as root, or one who may use sudo."
+        ),
+    ],
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="The lab file to write.")] = Path("lab.yaml"),
+    name: Annotated[str, typer.Option("--name", metavar="NAME", help="The lab's name.")] = "adopted",
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    connect: Connect = None,
+) -> None:
+    """Write a lab file with a domain that is there already as its L1: looked at and logged in to, and not changed.
+
+    'nestctl up' makes the guests inside it, 'nestctl down' removes them. The domain stays as it is.
+    """
+    from nestctl.adapters.files import write_atomically
+    from nestctl.console import say
+    from nestctl.errors import UsageError
+    from nestctl.lab.adopt import look_at_machine, render_lab_file
+    from nestctl.lab.parse import parse_lab
+
+    if path.exists() and not force:
+        raise UsageError(f"'{path}' is there already.", hint="Give another path, or '--force' to replace it.")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"There is no directory '{path.parent}'.")
+    text = render_lab_file(name, domain, ssh)
+    (guest,) = parse_lab(text, "the arguments").guests.values()
+    if guest.adopt is None:
+        raise AssertionError("it was rendered with 'adopt'")
+    found = look_at_machine(guest.adopt, connect=connect)
+    write_atomically(path, text.encode())
+    size = f"{found.cpus} CPU{'s' if found.cpus > 1 else ''}, {found.memory_mib} MiB"
+    say(f"'{domain}' ({size}) can be adopted. Wrote '{path}'. Bring the guests inside up with 'nestctl up {path}'.")
 
 
 def schema(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nestctl.deadline import Deadline
+from nestctl.lab.adopt import adopt_guest
 from nestctl.lab.compare import Action, Change, list_limits
 from nestctl.lab.guest import create_guest, define_guest, remove_files, start_guest, stop_guest
 from nestctl.lab.keys import LabKeys
@@ -17,6 +18,8 @@ def act(
     level: Level, change: Change, plan: GuestPlan, *, keys: LabKeys, access: Access, deadline: Deadline
 ) -> GuestPlan:
     """Do to a guest what was planned, up to its start; return the plan with the port it got."""
+    if change.action is Action.ADOPT and plan.adopted:
+        return adopt_guest(level, plan, plan.adopted, keys=keys, access=access, deadline=deadline)
     there = change.observed
     created = there.mark.created if there else ""
     if change.action is Action.CREATE:
@@ -40,6 +43,9 @@ def act(
 
 def remove_superfluous(level: Level, change: Change) -> None:
     """Remove a guest that is not in the lab file any more, with its files and all that is inside it."""
-    if there := change.observed:
+    there = change.observed
+    if there and there.mark.is_adopted:
+        raise AssertionError("what was adopted is left, not removed")
+    if there:
         level.hypervisor.remove_domain(there.domain.name)
         remove_files(level.shell, there.contact.console.parent, change.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterable
@@ -15,6 +16,8 @@ from nestctl.deadline import Deadline
 from nestctl.errors import GuestError, NestctlError
 from nestctl.lab.act import act, remove_superfluous
 from nestctl.lab.admission import STARTING
+from nestctl.lab.adopt import COPY_TIMEOUT_S, place_images
+from nestctl.lab.adoption import read_adoptions
 from nestctl.lab.compare import Action, Change, check_permitted, compare
 from nestctl.lab.host import Host
 from nestctl.lab.hypervisor import needs_preparation, prepare_hypervisor
@@ -27,9 +30,12 @@ from nestctl.lab.parallel import DEFAULT_JOBS, Failure, run_all
 from nestctl.lab.plan import GuestPlan
 from nestctl.lab.prove import is_proven, prove, verify_all
 from nestctl.lab.qemu_answers import keep_answers
+from nestctl.lab.remove import Removal, release
 from nestctl.lab.render import EMULATOR
 from nestctl.lab.store import lab_directory, record_boot
 from nestctl.lab.verify import expect_seeded, read_truth
+
+log = logging.getLogger(__name__)
 
 # Packages are installed from the network.
 _PREPARE_TIMEOUT_S = 3600.0
@@ -133,11 +139,13 @@ def _bring_up_one(level: Level, change: Change, plan: GuestPlan, run: Run) -> Gu
             finally:
                 proof.result()
         guests = change.guests
-        if any(it.action is Action.UNKNOWN for it in guests):
+        if change.action is Action.ADOPT or any(it.action is Action.UNKNOWN for it in guests):
             # Nobody could look into it before; now it runs.
             look = Look(lab=run.lab, keys=run.keys, access=run.access, is_thorough=True, stop=run.stop)
             guests = compare(plan.guests, observe(inner, look))
             check_permitted(run.lab, guests, may_recreate=run.wishes.may_recreate)
+        if plan.images and any(it.action in STARTING for it in guests):
+            _place_images(plan, shell, run)
         plan = replace(plan, guests=bring_up(inner, guests, plan.network, run))
         if change.action in {Action.CREATE, Action.RECREATE}:
             keep_answers(plan, shell, _boot_deadline(plan, run))
@@ -154,6 +162,12 @@ def _prepare_hypervisor(plan: GuestPlan, shell: Shell, run: Run) -> None:
             prepare_hypervisor(plan, shell, lab_directory(run.lab) / "ssh_config", deadline)
 
 
+def _place_images(plan: GuestPlan, shell: Shell, run: Run) -> None:
+    deadline = Deadline.after(COPY_TIMEOUT_S, f"Copying images into '{plan.name}'", stop=run.stop)
+    with run.step(f"Copying images into {plan.name}", lab=run.lab, node=plan.name, level=plan.level):
+        place_images(plan, shell, deadline)
+
+
 def _boot_deadline(plan: GuestPlan, run: Run) -> Deadline:
     timeout_s = boot_timeout_s(plan.level, is_emulated=run.host.is_slow) * run.crowd
     if plan.place.firmware:
@@ -163,12 +177,13 @@ def _boot_deadline(plan: GuestPlan, run: Run) -> Deadline:
 
 def _start(level: Level, change: Change, plan: GuestPlan, run: Run, stack: ExitStack) -> tuple[GuestPlan, Shell]:
     """Have a guest as it is wanted, and wait for it; the connection to it is the stack's to close."""
-    is_booting = change.action not in {Action.KEEP, Action.CHANGE}
+    is_booting = change.action not in {Action.KEEP, Action.CHANGE, Action.ADOPT}
     with run.slots:
         run.check()
         deadline = _boot_deadline(plan, run)
         how = "emulated by QEMU TCG" if plan.place.is_emulated else "KVM"
-        text = f"{'Booting' if is_booting else 'Connecting to'} {plan.name} (level {plan.level}, {how})"
+        doing = "Booting" if is_booting else "Adopting" if change.action is Action.ADOPT else "Connecting to"
+        text = f"{doing} {plan.name} (level {plan.level}, {how})"
         with run.step(text, lab=run.lab, node=plan.name, level=plan.level):
             begun_s = time.monotonic()
             plan = act(level, change, plan, keys=run.keys, access=run.access, deadline=deadline)
@@ -193,6 +208,11 @@ def _start_silent(level: Level, change: Change, plan: GuestPlan, run: Run) -> Gu
 
 
 def _prune(level: Level, change: Change, run: Run) -> None:
+    if change.observed and change.observed.mark.is_adopted:
+        adoption = next(it for it in read_adoptions(run.lab) if it.name == change.name)
+        removal = Removal(lab=run.lab, keys=run.keys, step=run.step, warn=log.warning, access=run.access, stop=run.stop)
+        release(level, adoption, removal)
+        return
     text = f"Removing {change.name}, which is not in the lab file"
     with run.step(text, lab=run.lab, node=change.name, level=change.level):
         remove_superfluous(level, change)

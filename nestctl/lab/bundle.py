@@ -89,6 +89,8 @@ def write_bundles(
 
     Directories that are made have mode 0700, files 0600. Raises `FailedError` when there is no key for a student.
     """
+    if adopted := [plan.name for plan in plans if plan.adopted]:
+        raise UsageError(f"'{adopted[0]}' is a domain that was adopted: no key to it is handed out.")
     if missing := [plan.name for plan in plans if plan.name not in keys.students]:
         raise FailedError(
             f"The lab '{lab.name}' has no key for {', '.join(missing)}: an older nestctl brought it up.",

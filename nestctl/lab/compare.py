@@ -17,6 +17,7 @@ class Action(StrEnum):
     """What has to be done so that a guest is as planned."""
 
     CREATE = "create"
+    ADOPT = "adopt"
     START = "start"
     CHANGE = "change"
     RESTART = "restart"
@@ -83,7 +84,7 @@ def compare(wanted: tuple[GuestPlan, ...], there: Inside) -> tuple[Change, ...]:
     """
     observed = {it.mark.name: it for it in there.guests}
     for plan in wanted:
-        if plan.domain in there.strangers:
+        if plan.domain in there.strangers and not plan.adopted:
             raise FailedError(
                 f"A domain '{plan.domain}' that does not belong to the lab '{plan.lab}' is there already.",
                 hint="Give the lab another name; nestctl changes only what it made.",
@@ -116,9 +117,15 @@ def wanted_plans(changes: Iterable[Change]) -> tuple[GuestPlan, ...]:
 
 
 def _compare_guest(plan: GuestPlan, observed: Observed | None) -> Change:
+    if observed and observed.mark.is_adopted is not bool(plan.adopted):
+        there, wanted = ("adopted", "made") if observed.mark.is_adopted else ("made by nestctl", "adopted")
+        raise UsageError(
+            f"The guest '{plan.name}' is {there}, and is to be {wanted}: one is not turned into the other.",
+            hint=f"Remove the lab with 'nestctl down {plan.lab}', or give the guest another name.",
+        )
     action, reason, differences = _decide(plan, observed)
     guests: tuple[Change, ...]
-    if action in {Action.CREATE, Action.RECREATE}:
+    if action in {Action.CREATE, Action.RECREATE} or (plan.adopted and observed is None):
         guests = compare(plan.guests, Inside())
     elif observed is None or observed.inside is None:
         guests = tuple(_unknown(it, observed.reason if observed else "") for it in plan.guests)
@@ -140,12 +147,15 @@ def _compare_guest(plan: GuestPlan, observed: Observed | None) -> Change:
 
 def _decide(plan: GuestPlan, observed: Observed | None) -> tuple[Action, str, tuple[Difference, ...]]:
     if observed is None:
-        return Action.CREATE, "", ()
+        return (Action.ADOPT if plan.adopted else Action.CREATE), "", ()
     if observed.is_disk_gone:
         return Action.CREATE, "its disk is gone", ()
     if not observed.mark.settings:
         return Action.RECREATE, "what it was made with is not in its metadata any more", ()
     differences = tuple(list_differences(plan, observed))
+    if plan.adopted:
+        # Where the lab's key does not get in any more, the user's does, as in the beginning.
+        return (Action.ADOPT if differences or observed.truth is None else Action.KEEP), observed.reason, differences
     differing = {it.setting for it in differences}
     if any(limit == "cpu_shares" and value is None for limit, value in list_limits(differences).items()):
         # The kernel's default is one number with cgroup v1 and another with v2: a new QEMU gets the right one.
@@ -196,7 +206,7 @@ def _remove(observed: Observed) -> Change:
         name=observed.mark.name,
         level=observed.mark.level,
         action=Action.REMOVE,
-        reason="it is not in the lab file",
+        reason="it is not in the lab file" + ("; the domain stays" if observed.mark.is_adopted else ""),
         plan=None,
         observed=observed,
         guests=tuple(_remove(it) for it in inside),

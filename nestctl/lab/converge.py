@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable, Iterator
 from nestctl.adapters.libvirt import Hypervisor
 from nestctl.adapters.process import LocalShell
 from nestctl.lab.admission import STARTING, Room, check_room, read_room
+from nestctl.lab.adoption import read_adoptions
 from nestctl.lab.bring_up import Run, Wishes, bring_up
 from nestctl.lab.compare import Action, Change, check_permitted, compare, walk_changes, wanted_plans
 from nestctl.lab.host import Host, open_connection, read_host, read_host_facts
 from nestctl.lab.images import ensure_lab_images
-from nestctl.lab.keys import ensure_lab_keys, find_keys
+from nestctl.lab.keys import ensure_lab_keys
 from nestctl.lab.level import Access, Level, SshAccess, Step, list_own_domains
 from nestctl.lab.lifetime import ensure_expiry, now_utc
 from nestctl.lab.networks import (
@@ -23,7 +24,7 @@ from nestctl.lab.networks import (
     prune_networks,
     remove_networks,
 )
-from nestctl.lab.observe import Look, observe
+from nestctl.lab.observe import look_at, observe
 from nestctl.lab.parallel import raise_failures
 from nestctl.lab.plan import GuestPlan, plan_lab, plan_networks
 from nestctl.lab.profiles import warn_of_profiles
@@ -93,9 +94,9 @@ def converge(
     risks: tuple[Risk, ...] = (),
 ) -> tuple[GuestPlan, ...]:
     """Do what `up` does, on a level that is open, which has `room`."""
-    there = observe(level, Look(lab=lab.name, keys=find_keys(lab.name), access=access, is_thorough=True))
+    there = observe(level, look_at(lab, access=access, is_thorough=True))
     networks_there = level.hypervisor.list_networks()
-    facts = read_host_facts(host, lab, (it.domain for it in there.guests), networks_there)
+    facts = read_host_facts(host, lab, there.domains, networks_there)
     changes = compare(plan_lab(lab, facts), there)
     networks = compare_networks(
         lab.name, plan_networks(lab, facts), networks_there, level.hypervisor.list_filters() if lab.networks else ()
@@ -147,7 +148,7 @@ def _networks_in_use(changes: Iterable[Change]) -> Iterator[str]:
 
 
 def _forget_if_unused(hypervisor: Hypervisor, lab: str) -> None:
-    if not list_own_domains(hypervisor, lab):
+    if not list_own_domains(hypervisor, lab) and not read_adoptions(lab):
         remove_networks(hypervisor, lab)
         forget_lab(lab)
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _SIGNS = {
     Action.CREATE: ("+", "green"),
+    Action.ADOPT: ("+", "green"),
     Action.START: (">", "green"),
     Action.CHANGE: ("~", "yellow"),
     Action.RESTART: ("!", "yellow"),

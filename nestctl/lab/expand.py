@@ -21,7 +21,7 @@ MOST_EXPANDED = 20_000
 
 _SUMS = ("labels", "seed")
 _LAB_KEYS = ("name", "image", "ttl", "on_expiry", "trust", "accepted_risks")
-_OWN_KEYS = {"guests", "defaults", "count", "for_each", "network"}
+_OWN_KEYS = {"guests", "defaults", "count", "for_each", "network", "adopt"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +188,9 @@ def _defaults(outer: tuple[_Given, ...], defaults: Defaults, location: Location)
 
 def _settle(guest: DeclaredGuest, scope: _Scope, expanded: Expanded) -> dict[str, Any]:
     """Put together what a guest is given, by the nearest that gives it; labels and seeds add up."""
+    if guest.adopt:
+        expanded.origins[(*scope.expanded, "adopt")] = Origin(location=(*scope.declared, "adopt"), row=scope.row)
+        return {"adopt": guest.adopt}
     given = (*scope.defaults, _Given(settings=guest, location=scope.declared))
     document: dict[str, Any] = {}
     for it in given:

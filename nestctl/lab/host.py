@@ -21,6 +21,7 @@ from nestctl.lab.addresses import (
     read_routes,
     select_pool,
 )
+from nestctl.lab.adoption import find_adopted, read_adoptions
 from nestctl.lab.images import locate_images
 from nestctl.lab.place import host_place
 from nestctl.lab.plan import GuestPlan, HostFacts, depth_of, plan_lab
@@ -85,13 +86,14 @@ def plan_on(host: Host, lab: Lab, domains: Iterable[Domain], networks: Iterable[
 
 
 def read_host_facts(host: Host, lab: Lab, domains: Iterable[Domain], networks: tuple[Network, ...]) -> HostFacts:
-    """Find out what planning has to know of this machine."""
+    """Find out what planning has to know of this machine. Raises as `find_adopted`."""
+    domains = tuple(domains)
     own = [it for it in domains if (mark := parse_mark(it.xml)) and mark.lab == lab.name]
     others = (subnet for network in networks for subnet in parse_network_subnets(network.xml))
     occupied = (*read_routes(), *others, *read_outer_subnets())
     images = locate_images(lab)
     image = images[lab.image]
-    subnets = allocate_subnets(depth_of(lab.guests), occupied, _kept_subnets(own))
+    subnets = allocate_subnets(depth_of(lab.guests), occupied, _kept_subnets(lab.name, own))
     return HostFacts(
         place=host_place(
             lab_directory(lab.name),
@@ -108,6 +110,7 @@ def read_host_facts(host: Host, lab: Lab, domains: Iterable[Domain], networks: t
         occupied=select_pool(occupied),
         networks=allocate_networks(lab.networks, (*occupied, *subnets), _kept_networks(lab.name, networks)),
         own_addresses=read_local_addresses() if lab.networks else (),
+        adopted=find_adopted(lab, domains),
     )
 
 
@@ -121,12 +124,10 @@ def _kept_networks(lab: str, networks: Iterable[Network]) -> dict[str, Subnet]:
     return kept
 
 
-def _kept_subnets(own: Iterable[Domain]) -> tuple[Subnet, ...]:
+def _kept_subnets(lab: str, own: Iterable[Domain]) -> tuple[Subnet, ...]:
     """Find the subnets of the lab's levels in its domains: the longest list is the one of the deepest lab there was."""
-    longest: tuple[str, ...] = ()
-    for domain in own:
-        if (mark := parse_mark(domain.xml)) and len(mark.subnets) > len(longest):
-            longest = mark.subnets
+    marks = (mark.subnets for domain in own if (mark := parse_mark(domain.xml)))
+    longest = max((*marks, *(it.subnets for it in read_adoptions(lab))), key=len, default=())
     return tuple(parse_subnets("\n".join(longest)))
 
 
@@ -137,7 +138,7 @@ def _assign_ports(lab: Lab, own: Iterable[Domain]) -> Mapping[str, int]:
             ports[mark.name] = port
     taken = set(ports.values())
     for name, guest in lab.guests.items():
-        if name not in ports and not guest.network:
+        if name not in ports and not guest.network and not guest.adopt:
             ports[name] = choose_port(lab.name, name, avoid=taken)
             taken.add(ports[name])
     return ports

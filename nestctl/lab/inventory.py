@@ -52,6 +52,7 @@ def host_variables(node: Node, noted: Mapping[str, Mapping[str, Any]]) -> dict[s
         "nestctl_level": node.level,
         "nestctl_path": list(node.path),
         "nestctl_is_hypervisor": node.guest.is_hypervisor,
+        "nestctl_is_adopted": node.guest.adopt is not None,
         "nestctl_accelerator": about.get("accelerator", ""),
         "nestctl_address": about.get("address", ""),
     }

@@ -10,10 +10,12 @@ from typing import Protocol
 from nestctl.adapters.libvirt import Domain, Hypervisor, open_guest_hypervisor
 from nestctl.adapters.shell import Shell
 from nestctl.adapters.ssh import DirectRoute, Identity, JumpRoute, Route, SshShell, open_ssh
+from nestctl.adapters.user_ssh import open_user_ssh
 from nestctl.deadline import Deadline
 from nestctl.errors import DeadlineError, GuestError, NestctlError
+from nestctl.lab.adoption import destination_of
 from nestctl.lab.keys import LabKeys
-from nestctl.lab.plan import Contact
+from nestctl.lab.plan import Adopted, Contact
 from nestctl.lab.render import Mark, parse_mark
 
 
@@ -36,6 +38,9 @@ class Access(Protocol):
     def open_level_in(self, shell: Shell) -> AbstractContextManager[Level]:
         """Open the level inside a guest (see `open_level_in`)."""
 
+    def open_as_user(self, level: Level, adopted: Adopted, deadline: Deadline) -> AbstractContextManager[Visit]:
+        """Log in to a machine that is to be adopted, as the user's own OpenSSH would (see `open_user_ssh`)."""
+
 
 _SSH_PORT = 22
 
@@ -51,6 +56,14 @@ _WAIT_FOR_READY = """
 [ ! -e "$1" ] || [ -r "$1" ] || exit 0
 tail -n +1 -F "$1" 2>/dev/null | grep -q -m 1 "nestctl: ready"
 """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Visit:
+    """A shell in a machine that nestctl did not make, and the host key by which it was known: an OpenSSH text."""
+
+    shell: Shell
+    host_key: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +99,8 @@ def open_guest(
         if trouble := level.hypervisor.read_trouble(guest.domain):
             raise GuestError(f"The guest '{guest.name}' was to boot, and {trouble}.")
 
-    identity = Identity(user="root", client_key=keys.client.private, host_key=keys.hosts[guest.name].public)
+    host_key = guest.host_key or keys.hosts[guest.name].public
+    identity = Identity(user="root", client_key=keys.client.private, host_key=host_key)
     connection = open_ssh(
         f"{guest.name}.{guest.lab}", route_to(level, guest), identity, deadline=deadline, check_alive=check_alive
     )
@@ -137,10 +151,21 @@ class SshAccess:
             raise GuestError(f"{shell.where} is not reached by SSH, and its libvirt only through that.")
         return open_level_in(shell)
 
+    def open_as_user(self, level: Level, adopted: Adopted, deadline: Deadline) -> AbstractContextManager[Visit]:
+        return open_as_user(adopted.ssh, deadline)
+
+
+@contextmanager
+def open_as_user(ssh: str, deadline: Deadline) -> Iterator[Visit]:
+    """Log in where `ssh` ([USER@]HOST[:PORT]) leads the user's own OpenSSH. Raises as `open_user_ssh`."""
+    with open_user_ssh(ssh, destination_of(ssh), deadline=deadline) as shell:
+        key = shell.transport.get_remote_server_key()
+        yield Visit(shell=shell, host_key=f"{key.get_name()} {key.get_base64()}")
+
 
 def route_to(level: Level, guest: Contact) -> Route:
     if guest.port:
-        return DirectRoute(host="127.0.0.1", port=guest.port)
+        return DirectRoute(host=guest.host, port=guest.port)
     if isinstance(level.shell, SshShell):
         return JumpRoute(through=level.shell, host=guest.address)
     return DirectRoute(host=guest.address, port=_SSH_PORT)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from nestctl.adapters.libvirt import Domain, choose_uri
 from nestctl.errors import NestctlError
+from nestctl.lab.adoption import Adoption, list_adopted_domains
 from nestctl.lab.expiry import list_expiries
 from nestctl.lab.host import has_domains, open_connection
 from nestctl.lab.render import Mark, parse_mark
@@ -19,9 +20,9 @@ from nestctl.model.lab import walk_guests
 class LabSummary:
     """A lab as this machine's libvirt and files have it: its guests inside guests are not asked.
 
-    `outermost` counts the guests of this machine, `running` those of them that run; `guests` are all of its file, None
-    when that cannot be read. `age_s` is the time since its oldest guest was made, in seconds, and `expires` when its
-    time is over (ISO 8601, UTC), or empty.
+    `outermost` counts the guests of this machine, `running` those of them that run, and `adopted` those whose domains
+    are somebody else's; `guests` are all of its file, None when that cannot be read. `age_s` is the time since its
+    oldest guest was made, in seconds, and `expires` when its time is over (ISO 8601, UTC), or empty.
     """
 
     name: str
@@ -30,6 +31,7 @@ class LabSummary:
     guests: int | None
     age_s: int | None
     expires: str = ""
+    adopted: int = 0
 
 
 def summarize_labs(*, connect: str | None) -> tuple[LabSummary, ...]:
@@ -41,10 +43,14 @@ def summarize_labs(*, connect: str | None) -> tuple[LabSummary, ...]:
             domains = hypervisor.list_domains()
     marked = [(domain, mark) for domain in domains if (mark := parse_mark(domain.xml))]
     names = sorted({*list_labs(), *(mark.lab for _, mark in marked)})
-    return tuple(_summarize(name, [it for it in marked if it[1].lab == name]) for name in names)
+    return tuple(
+        _summarize(name, [it for it in marked if it[1].lab == name], list_adopted_domains(domains, name))
+        for name in names
+    )
 
 
-def _summarize(name: str, own: list[tuple[Domain, Mark]]) -> LabSummary:
+def _summarize(name: str, made: list[tuple[Domain, Mark]], adopted: tuple[tuple[Domain, Adoption], ...]) -> LabSummary:
+    own = [*made, *((domain, it.mark(name)) for domain, it in adopted)]
     now = datetime.now(UTC)
     ages = [age for _, mark in own if (age := age_s(mark.created, now)) is not None]
     ends = [it.expiry for it in list_expiries(domain for domain, _ in own) if it.expiry]
@@ -55,6 +61,7 @@ def _summarize(name: str, own: list[tuple[Domain, Mark]]) -> LabSummary:
         guests=_count_guests(name),
         age_s=max(ages, default=None),
         expires=ends[0].at.isoformat() if ends else "",
+        adopted=len(adopted),
     )
 
 

@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 from nestctl.errors import LabFileError, UsageError
 from nestctl.lab.expand import Expanded, ExpansionError, Location, Row, expand_lab, list_rosters
 from nestctl.lab.roster import read_roster
+from nestctl.model.adopt import Adopt
 from nestctl.model.declared import DeclaredGuest, DeclaredLab, DeclaredNetwork, Defaults
 from nestctl.model.lab import NAME_PATTERN, Lab
 from nestctl.model.quota import Quota
@@ -35,6 +36,9 @@ _MEANINGS = {
     "cpu_model": "is no CPU model's name: 'virsh cpu-models x86_64' lists them",
     "cpu_features_off": "is no CPU feature's name: write it as libvirt does, in lower case",
     "accepted_risks": "is no finding about safety, such as safety.smt; 'nestctl check --untrusted' names them",
+    "domain": "is no domain's name",
+    "ssh": "is no way into a machine: write it as HOST, USER@HOST or USER@HOST:PORT",
+    "dns": "is no IPv4 address",
     "labels": "is no label: a name has letters, digits, dots, dashes and slashes, a value at most 200 characters",
 }
 
@@ -42,6 +46,7 @@ _MEANINGS = {
 _MODELS: Mapping[str, type[BaseModel]] = {
     "guests": DeclaredGuest,
     "networks": DeclaredNetwork,
+    "adopt": Adopt,
     "quota": Quota,
     "tuning": Tuning,
     "defaults": Defaults,

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 from nestctl.adapters.process import LocalShell
 from nestctl.deadline import Deadline
-from nestctl.errors import FailedError
+from nestctl.errors import FailedError, UsageError
 from nestctl.lab.bring_up import Wishes
 from nestctl.lab.converge import up
 from nestctl.lab.guest import remove_files
@@ -54,6 +54,8 @@ def remove_guests(lab: Lab, names: Iterable[str], *, connect: str | None, step: 
 
 def _remove(level: Level, plan: GuestPlan) -> None:
     """Remove a guest's domain and files; those inside it are on its disk. Raises `FailedError` when it is not ours."""
+    if plan.adopted:
+        raise UsageError(f"The guest '{plan.name}' is a domain that was adopted: nestctl does not remove it.")
     found = next((it for it in level.hypervisor.list_domains() if it.name == plan.domain), None)
     if found:
         mark = parse_mark(found.xml)

@@ -73,10 +73,14 @@ class Base:
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Where guests are made: the image of the guest they are in (or the lab's), and what place that is for them."""
+    """Where guests are made: the image of the guest they are in (or the lab's), and what place that is for them.
+
+    With `is_adopted` that guest was made by somebody else, and not from the image: all images are files in it.
+    """
 
     image: ImageFacts
     place: Place
+    is_adopted: bool = False
 
 
 def host_place(directory: Path, image: Path, *, is_emulated: bool, is_slow: bool, firmware: str = "") -> Place:
@@ -106,11 +110,16 @@ def place_inside(lab: str, outer: Place) -> Place:
     )
 
 
+def place_inside_adopted(lab: str, host: Place) -> Place:
+    """Describe a guest that somebody else made as a place for guests; their images are files there."""
+    return replace(place_inside(lab, host), base_is_block=False, firmware="")
+
+
 def place_of(image: ImageFacts, outer: Origin, level: int) -> Place:
     """Say where a guest's image and its kernel are on the machine that runs it; `level` is the guest's."""
-    if image.identity == outer.image.identity:
+    if image.identity == outer.image.identity and not outer.is_adopted:
         return outer.place
-    files = image.directory if level == 1 else _GUEST_IMAGES / image.identity[:12]
+    files = image.directory if level == 1 else guest_image_directory(image)
     return replace(
         outer.place,
         kernel=files / "vmlinuz",
@@ -126,10 +135,23 @@ def list_bases(
     """Yield a hypervisor's own image, and the others that guests inside it, at any depth, are made from."""
     for it in dict.fromkeys((image, *_images_inside(guest, images))):
         serial = _OWN_BASE if it == image else _serial(it)
-        yield Base(serial=serial, path=_base_path(it, outer, level), is_block=level > 1)
+        yield Base(serial=serial, path=_base_path(it, outer, level), is_block=outer.place.base_is_block)
+
+
+def guest_image_directory(image: ImageFacts) -> PurePosixPath:
+    """Say where the files of an image are in a guest that is not made from it."""
+    return _GUEST_IMAGES / image.identity[:12]
+
+
+def list_images_inside(guest: Guest, image: ImageFacts, images: Mapping[str, ImageFacts]) -> tuple[ImageFacts, ...]:
+    """List the images that guests inside a guest are made from, at any depth; `image` is theirs that name none."""
+    own = (image for inner in guest.guests.values() if not inner.image)
+    return tuple(dict.fromkeys((*own, *_images_inside(guest, images))))
 
 
 def _base_path(image: ImageFacts, outer: Origin, level: int) -> PurePosixPath:
+    if outer.is_adopted:
+        return guest_image_directory(image) / _disk_name(image.firmware)
     if image.identity == outer.image.identity:
         return outer.place.base
     return image.disk if level == 1 else _DEVICES / f"virtio-{_serial(image)}"

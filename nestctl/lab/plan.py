@@ -16,7 +16,17 @@ from typing import Any
 
 from nestctl.lab.addresses import FIRST_GUEST, Subnet
 from nestctl.lab.network_plan import UUID_NAMESPACE, NetworkPlan, filter_name, network_inside, plan_lab_network
-from nestctl.lab.place import Base, ImageFacts, Origin, Place, list_bases, place_inside, place_of
+from nestctl.lab.place import (
+    Base,
+    ImageFacts,
+    Origin,
+    Place,
+    list_bases,
+    list_images_inside,
+    place_inside,
+    place_inside_adopted,
+    place_of,
+)
 from nestctl.lab.profiles import find_profile
 from nestctl.model.lab import Guest, Lab
 from nestctl.model.profile import DEFAULT_PROFILE
@@ -29,11 +39,31 @@ PLAN_VERSION = 4
 
 
 @dataclass(frozen=True, kw_only=True)
+class Adopted:
+    """A domain that somebody else made, and how its machine is reached.
+
+    `ssh` is what the lab file says of that; `host` and `port` are what it stands for. `host_key` is the machine's own,
+    an OpenSSH text, as it was known when the lab was let in; empty before.
+    """
+
+    domain: str
+    uuid: str
+    ssh: str
+    host: str
+    port: int
+    cpus: int
+    memory_mib: int
+    is_emulated: bool
+    host_key: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class HostFacts:
     """What planning has to know of the host: `subnets` has one for each level, `occupied` are those of others.
 
     `place` and `image_digest` are those of the lab's image, `images` those that guests name themselves. `networks` has
-    the subnet of each of the lab's networks by its name, `own_addresses` are the host's.
+    the subnet of each of the lab's networks by its name, `own_addresses` are the host's. `adopted` has the domains that
+    guests adopt, by these guests' names.
     """
 
     place: Place
@@ -45,6 +75,7 @@ class HostFacts:
     networks: Mapping[str, Subnet] = field(default_factory=dict)
     own_addresses: tuple[str, ...] = ()
     images: Mapping[str, ImageFacts] = field(default_factory=dict)
+    adopted: Mapping[str, Adopted] = field(default_factory=dict)
 
     @property
     def image(self) -> ImageFacts:
@@ -54,7 +85,7 @@ class HostFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Uplink:
-    """How a guest reaches out and is reached: user-mode with a forwarded `port`, or `network` of the hypervisor's.
+    """How a guest reaches out and is reached: by a `port` of `host`, or in `network` of the hypervisor's.
 
     A closed one has no way out; one that is isolated does not reach others of its network; `filter` names its filter.
     """
@@ -66,6 +97,7 @@ class Uplink:
     dns: str
     network: str = ""
     port: int = 0
+    host: str = "127.0.0.1"
     filter: str = ""
     is_isolated: bool = False
     is_closed: bool = False
@@ -73,7 +105,10 @@ class Uplink:
 
 @dataclass(frozen=True, kw_only=True)
 class Contact:
-    """How to reach a guest: by a forwarded loopback `port`, or by `address` from the machine that runs it."""
+    """How to reach a guest: by a `port` of `host`, or by `address` from the machine that runs it.
+
+    `host_key` is that of a machine that nestctl did not make; of the others it has the keys.
+    """
 
     lab: str
     name: str
@@ -82,6 +117,8 @@ class Contact:
     address: str
     port: int
     console: PurePosixPath
+    host: str = "127.0.0.1"
+    host_key: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +126,8 @@ class GuestPlan:
     """A guest that is to exist. `level` counts from 1 for a guest of this machine.
 
     `settings` is what it is compared by with the guest that is there, `digest` their name. `subnets` are those of all
-    levels of the lab, `occupied` those of others further out.
+    levels of the lab, `occupied` those of others further out. An `adopted` one is only gone into, and gets the `images`
+    of the guests inside it.
     """
 
     lab: str
@@ -121,6 +159,8 @@ class GuestPlan:
     occupied: tuple[str, ...]
     guests: tuple[GuestPlan, ...]
     settings: Mapping[str, Any]
+    adopted: Adopted | None = None
+    images: tuple[ImageFacts, ...] = ()
 
     def with_address(self, address: str) -> GuestPlan:
         """Plan the same guest at another address."""
@@ -155,6 +195,8 @@ class GuestPlan:
             address=self.uplink.address,
             port=self.uplink.port,
             console=self.console,
+            host=self.uplink.host,
+            host_key=self.adopted.host_key if self.adopted else "",
         )
 
 
@@ -190,10 +232,14 @@ def walk_plans(plans: tuple[GuestPlan, ...]) -> Iterator[GuestPlan]:
 def _plan_guest(
     lab: str, name: str, guest: Guest, level: int, outer: Origin, uplink: Uplink, host: HostFacts
 ) -> GuestPlan:
+    adopted = host.adopted.get(name) if level == 1 else None
     image = host.images[guest.image] if guest.image else outer.image
     place = place_of(image, outer, level)
     answers = find_profile(guest.profile).answers
     inside = Origin(image=image, place=place_inside(lab, place))
+    if adopted:
+        place = replace(place, firmware="", is_emulated=adopted.is_emulated)
+        inside = Origin(image=image, place=place_inside_adopted(lab, place), is_adopted=True)
     network = network_inside(lab, name, level, host.subnets[level]) if guest.guests else None
     guests = tuple(
         _plan_guest(
@@ -206,13 +252,15 @@ def _plan_guest(
         lab=lab,
         name=name,
         level=level,
-        domain=f"{lab}-{name}",
-        uuid=str(uuid.uuid5(UUID_NAMESPACE, f"nestctl/{lab}/{name}")),
-        cpus=guest.cpus,
-        memory_mib=guest.memory_mib,
+        domain=adopted.domain if adopted else f"{lab}-{name}",
+        uuid=adopted.uuid if adopted else str(uuid.uuid5(UUID_NAMESPACE, f"nestctl/{lab}/{name}")),
+        cpus=adopted.cpus if adopted else guest.cpus,
+        memory_mib=adopted.memory_mib if adopted else guest.memory_mib,
         disk_gib=guest.disk_gib,
         image=image.identity,
-        bases=tuple(list_bases(guest, image, outer, level, host.images)) if guest.is_hypervisor and answers else (),
+        bases=tuple(list_bases(guest, image, outer, level, host.images))
+        if guest.is_hypervisor and answers and not adopted
+        else (),
         profile=guest.profile,
         answers=answers,
         cdrom=guest.cdrom,
@@ -231,8 +279,15 @@ def _plan_guest(
         subnets=tuple(str(subnet) for subnet in host.subnets),
         occupied=tuple(str(subnet) for subnet in dict.fromkeys((*host.occupied, *host.networks.values()))),
         guests=guests,
-        settings=_settings(guest, image, place, uplink),
+        settings=settings_of_adopted(adopted) if adopted else _settings(guest, image, place, uplink),
+        adopted=adopted,
+        images=list_images_inside(guest, image, host.images) if adopted else (),
     )
+
+
+def settings_of_adopted(adopted: Adopted) -> Mapping[str, Any]:
+    """List what makes an adopted guest another one."""
+    return {"domain": adopted.domain, "ssh": adopted.ssh}
 
 
 def _settings(guest: Guest, image: ImageFacts, place: Place, uplink: Uplink) -> Mapping[str, Any]:
@@ -281,7 +336,18 @@ def _outermost_uplinks(lab: Lab, host: HostFacts) -> dict[str, Uplink]:
     uplinks: dict[str, Uplink] = {}
     indices: Counter[str] = Counter()
     for name, guest in lab.guests.items():
-        if guest.network:
+        if guest.adopt:
+            adopted = host.adopted[name]
+            uplinks[name] = Uplink(
+                mac="",
+                address=adopted.host,
+                gateway="",
+                subnet="",
+                dns=guest.adopt.dns,
+                host=adopted.host,
+                port=adopted.port,
+            )
+        elif guest.network:
             network, subnet = lab.networks[guest.network], host.networks[guest.network]
             uplinks[name] = Uplink(
                 mac=_mac(lab.name, name),

@@ -9,11 +9,10 @@ from typing import Any
 from nestctl.adapters.process import LocalShell
 from nestctl.lab.compare import Action, Change, compare, is_settled, wanted_plans
 from nestctl.lab.host import Host, has_domains, open_connection, read_host, read_host_facts
-from nestctl.lab.keys import find_keys
 from nestctl.lab.level import Level, SshAccess
 from nestctl.lab.network_plan import NetworkPlan
 from nestctl.lab.networks import NetworkChange, compare_networks
-from nestctl.lab.observe import Inside, Look, observe
+from nestctl.lab.observe import Inside, look_at, observe
 from nestctl.lab.plan import GuestPlan, plan_lab, plan_networks
 from nestctl.lab.render import render_domain, render_filter, render_network
 from nestctl.lab.risk import Risk, read_risks
@@ -68,11 +67,11 @@ def _look(lab: Lab, host: Host) -> Preview:
         facts = read_host_facts(host, lab, (), ())
         networks = compare_networks(lab.name, plan_networks(lab, facts), (), ())
         return Preview(guests=compare(plan_lab(lab, facts), Inside()), networks=networks)
-    look = Look(lab=lab.name, keys=find_keys(lab.name), access=SshAccess(), is_thorough=False)
     with open_connection(host.uri) as hypervisor:
-        there = observe(Level(shell=LocalShell(), hypervisor=hypervisor), look)
+        level = Level(shell=LocalShell(), hypervisor=hypervisor)
+        there = observe(level, look_at(lab, access=SshAccess(), is_thorough=False))
         networks_there, filters = hypervisor.list_networks(), hypervisor.list_filters()
-    facts = read_host_facts(host, lab, (it.domain for it in there.guests), networks_there)
+    facts = read_host_facts(host, lab, there.domains, networks_there)
     return Preview(
         guests=compare(plan_lab(lab, facts), there),
         networks=compare_networks(lab.name, plan_networks(lab, facts), networks_there, filters),
@@ -88,7 +87,8 @@ def _preview_networks(plans: Iterable[NetworkPlan]) -> Iterator[Document]:
 
 def _preview(plans: tuple[GuestPlan, ...], where: str) -> Iterator[Document]:
     for plan in plans:
-        yield Document(where=where, kind="domain", name=plan.domain, xml=render_domain(plan))
+        if not plan.adopted:
+            yield Document(where=where, kind="domain", name=plan.domain, xml=render_domain(plan))
         if plan.network:
             xml = render_network(plan.network)
             yield Document(where=plan.name, kind="network", name=plan.network.name, xml=xml)

@@ -142,6 +142,8 @@ def log_command(node: Node, *, lines: int | None, is_followed: bool) -> tuple[st
 
     Raises an error when the log is on this machine and cannot be read.
     """
+    if node.guest.adopt:
+        raise UsageError(f"'{node.name}' is a domain that was adopted: its console is not nestctl's to log.")
     count = "+1" if lines is None else str(lines)
     words = ("tail", "-n", count, *(("-F",) if is_followed else ()), "--", str(node.console))
     if node.outer:

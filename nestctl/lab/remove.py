@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from nestctl.adapters.libvirt import Domain, choose_uri
 from nestctl.adapters.process import LocalShell
 from nestctl.deadline import Deadline
-from nestctl.errors import FailedError, NestctlError
+from nestctl.errors import FailedError, GuestError, NestctlError, PrerequisiteError
+from nestctl.lab.adopt import leave, let_in_again
+from nestctl.lab.adoption import Adoption, drop_adoption, list_adopted_domains, read_adoptions
 from nestctl.lab.audit import find_traces
 from nestctl.lab.host import open_connection
 from nestctl.lab.keys import LabKeys, find_keys
@@ -59,6 +61,7 @@ def remove(level: Level, name: str, *, step: Step, warn: Callable[[str], None], 
     """Do what `down` does, on a level that is open."""
     is_there = lab_directory(name).exists() or bool(list_own_domains(level.hypervisor, name))
     removal = Removal(lab=name, keys=_find_keys(name, warn), step=step, warn=warn, access=access)
+    release_all(level, removal)
     take_down(level, removal)
     raise_failures(removal.failures)
     forget_lab(name)
@@ -87,6 +90,50 @@ def _find_keys(name: str, warn: Callable[[str], None]) -> LabKeys | None:
         return None
 
 
+def release_all(level: Level, removal: Removal) -> None:
+    """Leave every domain that the lab has adopted, as it was found; one that cannot be gone into is a failure."""
+    adoptions = read_adoptions(removal.lab)
+    domains = level.hypervisor.list_domains() if adoptions else ()
+    there = {it.adopted.uuid: domain for domain, it in list_adopted_domains(domains, removal.lab)}
+    for adoption in adoptions:
+        name, domain = adoption.name, there.get(adoption.adopted.uuid)
+        if domain is None:
+            removal.warn(f"The domain '{adoption.adopted.domain}' that '{name}' had adopted is not there any more.")
+            drop_adoption(removal.lab, name)
+            continue
+        try:
+            if not domain.is_running:
+                raise PrerequisiteError(
+                    f"What nestctl made in the domain '{domain.name}' cannot be removed: it is off.",
+                    hint=f"Start it, and run 'nestctl down {removal.lab}' again.",
+                )
+            release(level, adoption, removal)
+        except NestctlError as error:
+            removal.failures.append(Failure(name=name, error=error))
+
+
+def release(level: Level, adoption: Adoption, removal: Removal) -> None:
+    """Remove from a domain that was adopted what nestctl made in it; the domain itself runs on, unchanged."""
+    lab, keys, contact = removal.lab, removal.keys, adoption.contact(removal.lab)
+    if keys is None:
+        raise FailedError(
+            f"What nestctl made in the domain '{contact.domain}' cannot be removed: the lab's keys are lost.",
+            hint=f"Remove the domains and networks called '{lab}-...' there, and /var/lib/nestctl, then the directory "
+            f"'{lab_directory(lab)}' here.",
+        )
+    # Failures inside are this machine's own.
+    own = replace(removal, failures=[])
+    with removal.step(f"Leaving {contact.name}", lab=lab, node=contact.name, level=contact.level):
+        try:
+            _take_down_inside(level, contact, keys, own, is_adopted=True)
+        except GuestError:
+            deadline = Deadline.after(_REACH_TIMEOUT_S, f"An answer from '{contact.name}' by SSH", stop=removal.stop)
+            let_in_again(level, adoption, lab, keys=keys, access=removal.access, deadline=deadline)
+            _take_down_inside(level, contact, keys, own, is_adopted=True)
+        raise_failures(own.failures)
+    drop_adoption(lab, contact.name)
+
+
 def take_down(level: Level, removal: Removal) -> None:
     """Remove a lab's guests from a level, and before each the guests inside it; then the lab's networks."""
     tasks = [
@@ -103,7 +150,7 @@ def _take_down_one(level: Level, domain: Domain, mark: Mark, removal: Removal) -
     contact = parse_contact(domain.name, domain.xml)
     if domain.is_running and removal.keys and mark.is_hypervisor:
         try:
-            _take_down_inside(level, contact, removal.keys, removal)
+            _take_down_inside(level, contact, removal.keys, removal, is_adopted=False)
         except NestctlError as error:
             removal.warn(f"What is inside '{contact.name}' goes with it unseen: {error.message.splitlines()[0]}")
     try:
@@ -113,7 +160,7 @@ def _take_down_one(level: Level, domain: Domain, mark: Mark, removal: Removal) -
         removal.failures.append(Failure(name=contact.name, error=error))
 
 
-def _take_down_inside(level: Level, contact: Contact, keys: LabKeys, removal: Removal) -> None:
+def _take_down_inside(level: Level, contact: Contact, keys: LabKeys, removal: Removal, *, is_adopted: bool) -> None:
     purpose = f"An answer from '{contact.name}' by SSH"
     deadline = Deadline.after(_REACH_TIMEOUT_S * contact.level, purpose, stop=removal.stop)
     with (
@@ -122,3 +169,5 @@ def _take_down_inside(level: Level, contact: Contact, keys: LabKeys, removal: Re
     ):
         take_down(inner, removal)
         shell.run(("rm", "-rf", str(GUEST_DIRECTORY / removal.lab)), deadline=deadline).expect_success()
+        if is_adopted and not removal.failures:
+            leave(shell, removal.lab, keys, deadline)

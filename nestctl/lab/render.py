@@ -31,7 +31,8 @@ EMULATOR = "/usr/bin/qemu-system-x86_64"
 class Mark:
     """What nestctl wrote into a domain's metadata: whose it is, and where it answers on its hypervisor's network.
 
-    `settings` is what it was made with (see `GuestPlan`); empty when they cannot be read any more.
+    `settings` is what it was made with (see `GuestPlan`); empty when they cannot be read any more. A domain that a lab
+    has adopted bears none: see `nestctl.lab.adoption`.
     """
 
     lab: str
@@ -43,6 +44,7 @@ class Mark:
     settings: Mapping[str, Any]
     created: str = ""
     subnets: tuple[str, ...] = ()
+    is_adopted: bool = False
 
 
 def render_domain(plan: GuestPlan, *, created: str = "") -> str:

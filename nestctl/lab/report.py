@@ -35,6 +35,7 @@ def render_plans(plans: tuple[GuestPlan, ...]) -> dict[str, Any]:
                 "ssh_port": plan.uplink.port,
                 "cpus": plan.cpus,
                 "memory_mib": plan.memory_mib,
+                "is_adopted": plan.adopted is not None,
             }
             for plan in walk_plans(plans)
         ],
@@ -93,7 +94,7 @@ def render_labs_table(labs: tuple[LabSummary, ...]) -> Table:
     for it in labs:
         table.add_row(
             it.name,
-            f"{it.running} of {it.outermost} running",
+            f"{it.running} of {it.outermost} running" + (f", {it.adopted} adopted" if it.adopted else ""),
             str(it.guests) if it.guests is not None else "its file cannot be read",
             render_age(it.age_s) if it.age_s is not None else "-",
             format_time(datetime.fromisoformat(it.expires)) if it.expires else "never",
@@ -146,6 +147,11 @@ def render_rows(rows: tuple[Row, ...]) -> Table:
     return table
 
 
+def _place(status: GuestStatus) -> str:
+    host = status.address if status.is_adopted else "127.0.0.1"
+    return f"{host}:{status.ssh_port}" if status.ssh_port else status.address or "-"
+
+
 def _add(tree: Tree, statuses: tuple[GuestStatus, ...]) -> None:
     for status in statuses:
         words = [
@@ -153,9 +159,10 @@ def _add(tree: Tree, statuses: tuple[GuestStatus, ...]) -> None:
             f"L{status.level}",
             f"[{_COLOURS[status.state]}]{status.state}[/]",
             _ACCELERATORS.get(status.accelerator, status.accelerator),
-            f"127.0.0.1:{status.ssh_port}" if status.ssh_port else status.address or "-",
+            _place(status),
             f"{status.cpus} CPU{'s' if status.cpus > 1 else ''}",
             f"{status.memory_mib} MiB",
-            *([f"{render_age(status.age_s)} old"] if status.age_s is not None else []),
+            *([f"{render_age(status.age_s)} old"] if status.age_s is not None and not status.is_adopted else []),
+            *([f"adopted: domain {status.domain}"] if status.is_adopted else []),
         ]
         _add(tree.add("  ".join(words)), status.guests)

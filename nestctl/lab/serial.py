@@ -20,7 +20,7 @@ def console_command(node: Node, *, connect: str | None) -> tuple[str, ...]:
 
     Raises `GuestError` when the guest does not run.
     """
-    domain = f"{node.lab}-{node.name}"
+    domain = node.guest.adopt.domain if node.guest.adopt else f"{node.lab}-{node.name}"
     if node.outer:
         return ssh_command(node.directory, node.outer, _virsh(SYSTEM_URI, domain), _WITH_TERMINAL)
     uri = choose_uri(connect)

@@ -6,17 +6,18 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from nestctl.adapters.libvirt import choose_uri
+from nestctl.adapters.libvirt import Domain, choose_uri
 from nestctl.adapters.process import LocalShell
 from nestctl.adapters.shell import Shell
 from nestctl.check import check_this_machine
 from nestctl.deadline import Deadline
 from nestctl.errors import UsageError
+from nestctl.lab.adoption import list_adopted_domains
 from nestctl.lab.host import open_connection
 from nestctl.lab.keys import LabKeys, read_keys
 from nestctl.lab.level import Level, boot_timeout_s, list_own_domains, open_guest, open_level_in
 from nestctl.lab.plan import Contact
-from nestctl.lab.render import parse_contact, parse_domain_type
+from nestctl.lab.render import Mark, parse_contact, parse_domain_type
 from nestctl.lab.store import lab_directory, read_boots
 from nestctl.model.lab import Lab
 
@@ -66,10 +67,9 @@ def open_levels(lab: Lab, *, connect: str | None) -> Iterator[tuple[OpenLevel, .
 def _open_inside(
     level: Level, lab: Lab, keys: LabKeys, boots: dict[str, list[float]], outer: OpenLevel, stack: ExitStack
 ) -> Iterator[OpenLevel]:
-    for domain, mark in list_own_domains(level.hypervisor, lab.name):
+    for domain, mark, contact in _list_guests(level, lab.name, is_outermost=outer.above is None):
         if not domain.is_running:
             continue
-        contact = parse_contact(domain.name, domain.xml)
         domain_type = parse_domain_type(domain.live_xml)
         is_emulated = outer.is_emulated or domain_type != "kvm"
         shell = stack.enter_context(open_guest(level, contact, keys, _deadline(contact, is_emulated=is_emulated)))
@@ -86,6 +86,14 @@ def _open_inside(
         if mark.is_hypervisor:
             with open_level_in(shell) as inner:
                 yield from _open_inside(inner, lab, keys, boots, opened, stack)
+
+
+def _list_guests(level: Level, lab: str, *, is_outermost: bool) -> Iterator[tuple[Domain, Mark, Contact]]:
+    for domain, mark in list_own_domains(level.hypervisor, lab):
+        yield domain, mark, parse_contact(domain.name, domain.xml)
+    if is_outermost:
+        for domain, adoption in list_adopted_domains(level.hypervisor.list_domains(), lab):
+            yield domain, adoption.mark(lab), adoption.contact(lab)
 
 
 def _deadline(contact: Contact, *, is_emulated: bool) -> Deadline:

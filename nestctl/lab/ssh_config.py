@@ -36,7 +36,7 @@ class Access:
 def write_ssh_config(directory: Path, plans: tuple[GuestPlan, ...], keys: LabKeys) -> None:
     """Write what clients need into a lab's directory, each file whole; client_key has mode 0600."""
     write_atomically(directory / "client_key", keys.client.private.encode(), mode=0o600)
-    write_atomically(directory / "known_hosts", render_known_hosts(keys, keys.hosts).encode())
+    write_atomically(directory / "known_hosts", render_known_hosts(keys, keys.hosts, plans).encode())
     access = own_access(directory)
     included = replace(access, has_short_names=False)
     write_atomically(directory / INCLUDED, render_ssh_config(plans, included).encode())
@@ -49,8 +49,10 @@ def own_access(directory: Path) -> Access:
     return Access(known_hosts=str(directory / "known_hosts"), key=str(directory / "client_key"))
 
 
-def render_known_hosts(keys: LabKeys, guests: Iterable[str]) -> str:
-    return "".join(f"{name} {keys.hosts[name].public}\n" for name in sorted(guests))
+def render_known_hosts(keys: LabKeys, guests: Iterable[str], plans: Iterable[GuestPlan] = ()) -> str:
+    """Render the host keys of guests: those that nestctl made, and of `plans` those that it has adopted."""
+    adopted = {it.name: it.adopted.host_key for it in plans if it.adopted}
+    return "".join(f"{name} {adopted.get(name) or keys.hosts[name].public}\n" for name in sorted(guests))
 
 
 def ssh_command(directory: Path, guest: str, command: Sequence[str], options: Sequence[str] = ()) -> tuple[str, ...]:
@@ -71,7 +73,7 @@ def _render_hosts(plans: tuple[GuestPlan, ...], access: Access, outer: tuple[str
         jump = _names(outer, plan.lab, access)[0] if outer else access.jump
         lines = [
             f"Host {' '.join(names)}",
-            f"    HostName {'127.0.0.1' if plan.uplink.port else plan.uplink.address}",
+            f"    HostName {plan.uplink.host if plan.uplink.port else plan.uplink.address}",
             f"    Port {plan.uplink.port or 22}",
             "    User root",
             f"    HostKeyAlias {plan.name}",

@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 
 from nestctl.adapters.libvirt import choose_uri
 from nestctl.adapters.process import LocalShell
+from nestctl.lab.adoption import parse_size
 from nestctl.lab.host import open_connection
-from nestctl.lab.keys import find_keys
 from nestctl.lab.level import Level, SshAccess
-from nestctl.lab.observe import Inside, Look, Observed, observe
+from nestctl.lab.observe import Inside, Observed, look_at, observe
 from nestctl.lab.profiles import find_profile
 from nestctl.lab.render import parse_domain_type
 from nestctl.model.lab import Guest, Lab
@@ -23,7 +23,7 @@ class GuestStatus:
 
     `state` is 'running', 'off', 'absent' or 'unreachable' (it runs, but does not answer). `accelerator` is the
     hypervisor the guest itself sees: 'kvm', or 'qemu' when it is emulated; empty when it could not be asked. `age_s`
-    is the time since it was made, in seconds.
+    is the time since it was made, in seconds, or adopted: its domain is then somebody else's.
     """
 
     name: str
@@ -38,13 +38,14 @@ class GuestStatus:
     memory_mib: int
     guests: tuple[GuestStatus, ...]
     age_s: int | None = None
+    is_adopted: bool = False
 
 
 def read_status(lab: Lab, *, connect: str | None) -> tuple[GuestStatus, ...]:
     """Ask every level of a lab what is there."""
-    look = Look(lab=lab.name, keys=find_keys(lab.name), access=SshAccess(), is_thorough=True)
     with open_connection(choose_uri(connect)) as hypervisor:
-        there = observe(Level(shell=LocalShell(), hypervisor=hypervisor), look)
+        level = Level(shell=LocalShell(), hypervisor=hypervisor)
+        there = observe(level, look_at(lab, access=SshAccess(), is_thorough=True))
     return judge(lab, lab.guests, there, now=datetime.now(UTC))
 
 
@@ -67,6 +68,10 @@ def _judge(lab: Lab, name: str, guest: Guest, there: Observed | None, now: datet
         return status
     is_silent = not find_profile(guest.profile).answers
     has_answered = is_silent or (there.truth is not None and (there.inside is not None or not guest.guests))
+    if guest.adopt:
+        # Its lab file says nothing of its size.
+        cpus, memory_mib = parse_size(there.domain.live_xml or there.domain.xml)
+        status = replace(status, cpus=cpus, memory_mib=memory_mib)
     return replace(
         status,
         state="off" if not there.is_running else "running" if has_answered else "unreachable",
@@ -92,12 +97,13 @@ def _absent(lab: Lab, name: str, guest: Guest, depth: int) -> GuestStatus:
         name=name,
         level=depth,
         state="absent",
-        domain=f"{lab.name}-{name}",
+        domain=guest.adopt.domain if guest.adopt else f"{lab.name}-{name}",
         domain_type="",
         accelerator="",
         address="",
         ssh_port=0,
         cpus=guest.cpus,
         memory_mib=guest.memory_mib,
+        is_adopted=guest.adopt is not None,
         guests=tuple(_absent(lab, inner, settings, depth + 1) for inner, settings in guest.guests.items()),
     )

@@ -99,7 +99,9 @@ def _flatten(lab: str, guests: Iterable[Mapping[str, Any]]) -> Iterator[Row]:
             level=guest["level"],
             state=guest["state"],
             accelerator=guest["accelerator"],
-            address=f"127.0.0.1:{guest['ssh_port']}" if guest["ssh_port"] else guest["address"],
+            address=f"{guest['address'] if guest['is_adopted'] else '127.0.0.1'}:{guest['ssh_port']}"
+            if guest["ssh_port"]
+            else guest["address"],
             memory_mib=guest["memory_mib"],
             age_s=guest["age_s"],
         )

@@ -7,6 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from nestctl.model.adopt import Adopt
 from nestctl.model.lab import (
     MOST_GUESTS,
     MOST_OUTERMOST,
@@ -79,6 +80,10 @@ class DeclaredGuest(Settings):
             "a forwarded port of this machine's leads to the guest."
         ),
     ] = ""
+    adopt: Annotated[
+        Adopt | None,
+        Field(description="A domain that is there already, in place of one that is made; it has no other settings."),
+    ] = None
     defaults: Annotated[
         Defaults, Field(description=f"Settings of the guests inside, at any depth, {_ABOUT_DEFAULTS}.")
     ] = Defaults()
@@ -86,6 +91,12 @@ class DeclaredGuest(Settings):
         Mapping[NameTemplate, DeclaredGuest],
         Field(max_length=MOST_GUESTS, description="The guests inside this guest, by name; it is a hypervisor then."),
     ] = {}
+
+    @model_validator(mode="after")
+    def _is_adopted_as_it_is(self) -> Self:
+        if self.adopt and (given := sorted(self.model_fields_set - {"adopt", "guests", "defaults"})):
+            raise ValueError(f"it is adopted as it is, and '{given[0]}' says what it is like: leave that out")
+        return self
 
     @model_validator(mode="after")
     def _stands_for_many_in_one_way(self) -> Self:

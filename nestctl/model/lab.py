@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from nestctl.model.adopt import Adopt
 from nestctl.model.network import Network
 from nestctl.model.profile import DEFAULT_PROFILE
 from nestctl.model.quota import QEMU_RESERVE_MIB, Quota
@@ -152,9 +153,15 @@ class Guest(Settings):
             "a forwarded port of this machine's leads to the guest."
         ),
     ] = ""
+    adopt: Annotated[
+        Adopt | None,
+        Field(description="A domain that is there already, in place of one that is made; it has no other settings."),
+    ] = None
 
     @property
     def is_hypervisor(self) -> bool:
+        if self.adopt:
+            return True
         return bool(self.guests) if self.nesting is None else self.nesting
 
     @model_validator(mode="after")
@@ -186,12 +193,14 @@ class Guest(Settings):
                 f"'{on[0]}' inside it has a 'network': that is for guests of this machine; what is inside a guest is "
                 "on a network of that guest's"
             )
+        if adopted := [name for name, guest in self.guests.items() if guest.adopt]:
+            raise ValueError(f"'{adopted[0]}' inside it has 'adopt': only a domain of this machine can be adopted")
         return self
 
     @model_validator(mode="after")
     def _guests_fit(self) -> Self:
         needed_mib = sum(guest.memory_mib for guest in self.guests.values())
-        if self.guests and needed_mib + HYPERVISOR_RESERVE_MIB > self.memory_mib:
+        if self.guests and not self.adopt and needed_mib + HYPERVISOR_RESERVE_MIB > self.memory_mib:
             raise ValueError(
                 f"its guests need {needed_mib} MiB and it needs {HYPERVISOR_RESERVE_MIB} MiB itself, "
                 f"which is more than its memory_mib of {self.memory_mib}"
@@ -271,6 +280,20 @@ class Lab(BaseModel):
             if name in seen:
                 raise ValueError(f"two guests are called '{name}'; a guest's name is unique in the whole lab")
             seen.add(name)
+        return self
+
+    @model_validator(mode="after")
+    def _adopted_guests_are_somebody_elses(self) -> Self:
+        adopted = [guest.adopt.domain for guest in self.guests.values() if guest.adopt]
+        if twice := {domain for domain in adopted if adopted.count(domain) > 1}:
+            raise ValueError(f"two guests adopt the domain '{min(twice)}'")
+        if adopted and self.ttl:
+            raise ValueError("it has a 'ttl', and nestctl does not end a domain that it has adopted: leave one out")
+        if adopted and self.trust == "untrusted":
+            raise ValueError(
+                "its guests are 'untrusted', and nestctl cannot keep a domain apart that somebody else made: leave "
+                "'adopt' or 'trust' out"
+            )
         return self
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +18,10 @@ from nestctl.deadline import Deadline
 from nestctl.lab.compare import Action, Change, compare, is_settled, walk_changes
 from nestctl.lab.host import plan_on
 from nestctl.lab.keys import LabKeys
-from nestctl.lab.level import Level
+from nestctl.lab.level import Level, Visit
 from nestctl.lab.observe import Look, observe
 from nestctl.lab.parse import parse_lab
-from nestctl.lab.plan import Contact, GuestPlan
+from nestctl.lab.plan import Adopted, Contact, GuestPlan
 from nestctl.lab.render import render_domain
 from nestctl.model.lab import Lab
 from tests.builders import recognizable_keys
@@ -54,6 +54,9 @@ class Inside:
         self, level: Level, guest: Contact, keys: LabKeys, deadline: Deadline, *, is_booting: bool = False
     ) -> Iterator[Shell]:
         yield self.machines[guest.name].shell
+
+    def open_as_user(self, level: Level, adopted: Adopted, deadline: Deadline) -> AbstractContextManager[Visit]:
+        raise AssertionError("nothing is adopted here")
 
     @contextmanager
     def open_level_in(self, shell: Shell) -> Iterator[Level]:
