@@ -24,13 +24,14 @@ log = logging.getLogger(__name__)
 
 URI_PREFIX = "qemu:///embed"
 
-# Logs go to files, because no virtlogd runs without a daemon; QEMU runs as the account that calls, as in a session.
+# Logs go to files, because no virtlogd runs without a daemon; QEMU runs as the account that calls, as in a session. It
+# can open its files as they are: an image that was given to it would be taken from the guests of a daemon.
 # No mount namespace of its own: containers and chroots, where this driver is of most use, often cannot give it one.
 _CONFIGURATION = """\
 stdio_handler = "file"
 user = "+{user}"
 group = "+{group}"
-remember_owner = 0
+dynamic_ownership = 0
 namespaces = []
 """
 

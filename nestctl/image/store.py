@@ -4,6 +4,7 @@ images/debian-bookworm-0123456789ab/   disk.raw  vmlinuz  initrd  image.json    
 images/debian-12-0123456789ab/         disk.qcow2  image.json                     one that was imported
 images/.build-...                      a build that goes on, or was killed: the next build removes it
 images/.lock                           held (flock) by the one process that builds or removes
+qemu-answers/0123456789ab/             what libvirt learnt in guests of the image whose identity begins so
 """
 
 from __future__ import annotations
@@ -122,6 +123,11 @@ def images_directory() -> Path:
     return cache_directory() / "images"
 
 
+def answers_directory(identity: str) -> Path:
+    """Return the directory for what the libvirt of guests of an image has learnt (see nestctl.lab.qemu_answers)."""
+    return cache_directory() / "qemu-answers" / identity[:12]
+
+
 def list_images() -> tuple[Image, ...]:
     """All complete images, by name. A directory that has no readable manifest is no image."""
     if not images_directory().is_dir():
@@ -204,12 +210,17 @@ def verify_image(image: Image, *, thoroughly: bool = False) -> None:
 
 
 def remove_image(image: Image, *, deadline: Deadline) -> None:
-    """Remove an image; guests whose disks are overlays on it will not start again."""
+    """Remove an image, and what is kept about it; guests whose disks are overlays on it will not start again."""
     with lock_store(deadline):
         # Renamed first, so that an image is never half there.
         doomed = image.directory.with_name(f".removed-{image.name}-{os.getpid()}")
         image.directory.rename(doomed)
         shutil.rmtree(doomed)
+    answers = answers_directory(image.identity)
+    if answers.exists():
+        shutil.rmtree(answers)
+    with suppress(OSError):  # there are others, or it was not there
+        answers.parent.rmdir()
 
 
 def lock_store(deadline: Deadline) -> AbstractContextManager[None]:

@@ -16,10 +16,10 @@ from pathlib import Path
 from nestctl.adapters.files import write_atomically
 from nestctl.adapters.shell import Shell
 from nestctl.deadline import Deadline
+from nestctl.image.store import answers_directory
 from nestctl.lab.plan import GuestPlan
 from nestctl.lab.render import EMULATOR
 from nestctl.model.seed import Seed
-from nestctl.paths import cache_directory
 
 # libvirt names the file by the SHA-256 of the binary's path (virFileCacheGetFileName).
 GUEST_FILE = f"var/cache/libvirt/qemu/capabilities/{hashlib.sha256(EMULATOR.encode()).hexdigest()}.xml"
@@ -51,7 +51,6 @@ def keep_answers(plan: GuestPlan, shell: Shell, deadline: Deadline) -> None:
 
 def _path(plan: GuestPlan) -> Path:
     kind = [
-        plan.image,
         plan.level,
         plan.place.is_emulated,
         plan.cpu_model,
@@ -60,7 +59,7 @@ def _path(plan: GuestPlan) -> Path:
         platform.release(),
         _read_cpu(),
     ]
-    return cache_directory() / "qemu-answers" / f"{hashlib.sha256(json.dumps(kind).encode()).hexdigest()[:16]}.xml"
+    return answers_directory(plan.image) / f"{hashlib.sha256(json.dumps(kind).encode()).hexdigest()[:16]}.xml"
 
 
 def _read_cpu() -> list[str]:

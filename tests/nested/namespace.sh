@@ -4,8 +4,9 @@ set -eu
 mkdir -p "$1/etc" "$1/run" "$1/lib/qemu" "$1/lib/dnsmasq" "$1/cache/qemu" "$1/log/qemu" "$1/cgroup"
 cp -a /etc/libvirt/. "$1/etc/"
 rm -f "$1"/etc/qemu/*.xml "$1"/etc/qemu/networks/*.xml "$1"/etc/qemu/networks/autostart/* "$1"/etc/qemu/autostart/*
-# Of the image it would note an owner that stays when the namespace is killed, and keep other libvirts from it.
-echo 'remember_owner = 0' >> "$1/etc/qemu.conf"
+# Of the image it would note an owner that stays when the namespace is killed, and keep other libvirts from it. $2 is 1
+# where the files are the test's own.
+echo "remember_owner = ${2:-0}" >> "$1/etc/qemu.conf"
 chown --reference=/var/lib/libvirt/qemu "$1/lib/qemu"
 mkdir -p /run/libvirt /var/cache/libvirt /var/log/libvirt
 mount --bind "$1/etc" /etc/libvirt

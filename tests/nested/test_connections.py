@@ -1,4 +1,4 @@
-"""The same lab through another connection: an ordinary user's qemu:///session, image and all."""
+"""The same lab through another connection: an ordinary user's qemu:///session, image and all; and two at once."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import os
 import pwd
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory, mkdtemp
 
 import pytest
 
 from nestctl.image.recipe import read_recipe
+from nestctl.image.store import Image
 from tests.needs import missing
 from tests.nested.harness import NESTCTL, Completed, run
+from tests.nested.test_tenants import machine, need_daemon
 
 _USER = "nestctl-test"
 
@@ -63,3 +66,52 @@ def test_an_ordinary_user_builds_an_image_and_boots_it_in_a_session(home: Path) 
     _as_user(home, "down", str(lab)).expect(0)
     assert not (home / ".local/state/nestctl").exists()
     assert run("pgrep", "-u", _USER, "-f", "qemu-system").exit_code == 1
+
+
+_DOMAIN = """
+<domain type='qemu'><name>{name}</name><memory unit='MiB'>64</memory>
+<os><type arch='x86_64' machine='q35'>hvm</type><kernel>{directory}/vmlinuz</kernel></os>
+<devices><emulator>/usr/bin/qemu-system-x86_64</emulator>
+<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{directory}/disk.raw'/>
+<target dev='vda' bus='virtio'/><readonly/><shareable/></disk></devices></domain>
+"""
+
+# In a process of its own: it keeps the driver until it ends.
+_EMBEDDED = """
+import sys
+from nestctl.deadline import Deadline
+from nestctl.adapters.libvirt import open_hypervisor
+with open_hypervisor(sys.argv[1], deadline=Deadline.after(60, "Opening libvirt")) as hypervisor:
+    if sys.argv[2] == "remove":
+        hypervisor.remove_domain("b")
+    else:
+        hypervisor.define_domain(sys.argv[2])
+        hypervisor.start_domain("b")
+"""
+
+
+def test_guests_of_the_daemon_and_of_the_driver_without_one_use_an_image_at_once(image: Image) -> None:
+    """The daemon's QEMU is another account, to which it gives the files; the driver without one leaves them alone."""
+    need_daemon()
+    with TemporaryDirectory(prefix="n-", dir="/tmp") as name:
+        directory = Path(name)
+        directory.chmod(0o711)
+        shutil.copyfile(image.kernel, directory / "vmlinuz")
+        (directory / "disk.raw").write_bytes(bytes(1 << 20))
+        uri = f"qemu:///embed?root={directory}/e"
+        with machine(directory, remembers_owners=True) as prefix:
+            try:
+                for domain in ("a", "b", "c"):
+                    xml = _DOMAIN.format(name=domain, directory=directory)
+                    if domain == "b":
+                        run(sys.executable, "-c", _EMBEDDED, uri, xml).expect(0)
+                        continue
+                    (directory / "domain.xml").write_text(xml)
+                    run(*prefix, "virsh", "create", str(directory / "domain.xml")).expect(0)
+                    # The daemon has given it away.
+                    assert (directory / "vmlinuz").stat().st_uid != 0
+                assert set(run(*prefix, "virsh", "list", "--name").expect(0).stdout.split()) == {"a", "c"}
+            finally:
+                run(sys.executable, "-c", _EMBEDDED, uri, "remove").expect(0)
+        # Nobody restores what the daemon noted.
+        assert run("pgrep", "-f", f"{directory}/e").exit_code == 1

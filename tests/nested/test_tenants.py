@@ -81,12 +81,14 @@ print(size * 8 / 1e6 / (time.monotonic() - begun))
 
 
 @contextmanager
-def machine(directory: Path) -> Iterator[tuple[str, ...]]:
+def machine(directory: Path, *, remembers_owners: bool = False) -> Iterator[tuple[str, ...]]:
     """Start libvirt's daemon in namespaces; the words that run a command there are the value."""
     words = ("unshare", "--net", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child")
     with (directory / "log").open("w") as log:
         outer = subprocess.Popen(
-            (*words, "sh", str(HERE / "namespace.sh"), str(directory / "m")), stdout=log, stderr=log
+            (*words, "sh", str(HERE / "namespace.sh"), str(directory / "m"), str(int(remembers_owners))),
+            stdout=log,
+            stderr=log,
         )
         try:
             children = Path(f"/proc/{outer.pid}/task/{outer.pid}/children")
@@ -102,13 +104,17 @@ def machine(directory: Path) -> Iterator[tuple[str, ...]]:
             outer.wait()
 
 
-@pytest.fixture
-def tenants(image: Image) -> Iterator[Lab]:
+def need_daemon() -> None:
     if os.geteuid() != 0:
         missing("network namespaces and libvirt's daemon need root")
     for program, package in (("libvirtd", "libvirt-daemon"), ("virtlogd", "libvirt-daemon"), ("iptables", "iptables")):
         need_program(program, package)
     need_program("ebtables", "iptables")
+
+
+@pytest.fixture
+def tenants(image: Image) -> Iterator[Lab]:
+    need_daemon()
     if not Path("/etc/libvirt/nwfilter/clean-traffic.xml").exists():
         missing("clean-traffic is not there (package 'libvirt-daemon-config-nwfilter')")
     assert image.disk.exists()

@@ -11,6 +11,7 @@ from nestctl.errors import FailedError, PrerequisiteError, UsageError
 from nestctl.image.report import render_images
 from nestctl.image.store import (
     FILES,
+    answers_directory,
     find_image,
     images_directory,
     list_images,
@@ -125,9 +126,16 @@ def test_an_unknown_image_is_said_with_those_that_are_there() -> None:
 
 def test_an_image_is_removed_and_the_other_stays() -> None:
     image, other = put_image(), put_image(OTHER)
+    for it in (image, other):
+        answers_directory(it.identity).mkdir(parents=True)
+        (answers_directory(it.identity) / "kind.xml").write_text("<qemuCaps/>")
     remove_image(image, deadline=soon())
     assert [it.name for it in list_images()] == [other.name]
     assert sorted(path.name for path in images_directory().iterdir()) == [".lock", other.name]
+    assert not answers_directory(image.identity).exists()
+    assert (answers_directory(other.identity) / "kind.xml").exists()
+    remove_image(other, deadline=soon())
+    assert not answers_directory(other.identity).parent.exists()
 
 
 @pytest.mark.parametrize(
