@@ -13,7 +13,7 @@ from typing import Mapping, NamedTuple, Sequence
 
 # Instruction and operands; encoding; the processor modes it has that encoding in (16, 32, 64 bits).
 # 'm' is memory whose size the instruction implies, with a 64-bit register as its base; 'cb' the distance of a jump,
-# counted from the next instruction.
+# counted from the next instruction; 'port8' an imm8 without a sign.
 EVERY, OLD, LONG = (16, 32, 64), (16, 32), (64,)
 FORMS: tuple[tuple[str, str, tuple[int, ...]], ...] = (
     ("mov r32, r32", "89 /r", EVERY),
@@ -42,6 +42,7 @@ FORMS: tuple[tuple[str, str, tuple[int, ...]], ...] = (
     ("jnz label", "75 cb", EVERY),
     ("jbe label", "76 cb", EVERY),
     ("hlt", "F4", EVERY),
+    ("out port8, al", "E6 ib", EVERY),
     ("ud2", "0F 0B", EVERY),
     ("cpuid", "0F A2", EVERY),
     ("rdmsr", "0F 32", EVERY),
@@ -148,6 +149,8 @@ def _parse_operand(word: str, names: Mapping[str, int]) -> _Operand:
         return _Operand("r64", REGISTERS_64.index(word))
     if word in CONTROL_REGISTERS:
         return _Operand("cr", CONTROL_REGISTERS[word])
+    if word == "al":
+        return _Operand("al")
     memory = _MEMORY.fullmatch(word)
     if memory:
         size, base, displacement = memory.groups()
@@ -172,6 +175,7 @@ def _fits(kinds: Sequence[str], operands: Sequence[_Operand]) -> bool:
     return len(kinds) == len(operands) and all(
         operand.kind == kind
         or (kind == "imm8" and operand.kind == "imm" and -128 <= operand.value <= 127)
+        or (kind == "port8" and operand.kind == "imm" and 0 <= operand.value <= 255)
         or (kind == "imm32" and operand.kind == "imm" and -(1 << 31) <= operand.value < 1 << 32)
         for kind, operand in zip(kinds, operands)
     )

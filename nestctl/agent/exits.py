@@ -15,8 +15,8 @@ from typing import Any, Callable, NamedTuple
 
 from .fact import NotFoundOut
 from .fingerprint import read_kvm_backend
-from .flat_guest import END_PORT, KVM_EXIT_IO, KVM_EXIT_MMIO, FlatGuest, open_flat_guest
-from .kvm import KVM_CREATE_VCPU, KVM_CREATE_VM, open_device
+from .flat_guest import KVM_EXIT_MMIO, FlatGuest, open_flat_guest
+from .kvm import END_PORT, KVM_CREATE_VCPU, KVM_CREATE_VM, KVM_EXIT_IO, open_device, open_machine
 from .kvm_stats import EXITS
 from .sampling import Outcome, SampleRecord, Time, take_samples, take_timed, timed
 
@@ -64,7 +64,7 @@ class Exit(NamedTuple):
     registers: dict[str, int]
     counter: str = EXITS
     is_exact: bool = False
-    has_irqchip: bool = False
+    has_pic: bool = False
     reason: int = 0  # of the return to user space, where every exit goes there
 
 
@@ -95,7 +95,7 @@ def measure_port_kernel_exit(samples: int, target_ns: int) -> Outcome:
         {"edx": ELCR_PORT},
         counter="io_exits",
         is_exact=True,
-        has_irqchip=True,
+        has_pic=True,
     )
     return _measure(cause, samples, target_ns)
 
@@ -135,7 +135,7 @@ def measure_notify_exit(samples: int, target_ns: int) -> Outcome:
 def measure_timer_exit(samples: int, target_ns: int) -> Outcome:
     """Time setting the TSC deadline of the timer in the kernel; operations are writes."""
     registers = {"ecx": MSR_TSC_DEADLINE, "edx": FAR_DEADLINE}
-    cause = Exit("wrmsr to IA32_TSC_DEADLINE, minutes ahead", WRMSR, registers, has_irqchip=True)
+    cause = Exit("wrmsr to IA32_TSC_DEADLINE, minutes ahead", WRMSR, registers)
     return _measure(cause, samples, target_ns, _set_deadline_mode)
 
 
@@ -172,8 +172,7 @@ def measure_vcpu_create(samples: int, target_ns: int) -> Outcome:
 
         def create(count: int) -> SampleRecord:
             with ExitStack() as stack:
-                machine = fcntl.ioctl(device, KVM_CREATE_VM, 0)
-                stack.callback(os.close, machine)
+                machine = stack.enter_context(open_machine(device))
 
                 def add(number: int) -> None:
                     for place in range(number):
@@ -191,7 +190,7 @@ Prepare = Callable[[int, FlatGuest, ExitStack], Any]
 def _measure(cause: Exit, samples: int, target_ns: int, prepare: Prepare = lambda *_: None) -> Outcome:
     with ExitStack() as stack:
         device = stack.enter_context(open_device())
-        machine, guest = stack.enter_context(open_flat_guest(device, has_irqchip=cause.has_irqchip))
+        machine, guest = stack.enter_context(open_flat_guest(device, has_pic=cause.has_pic))
         stack.enter_context(guest.deadline(TIMEOUT_S))
         prove_exits(guest)
         prepare(machine, guest, stack)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
 from typing import Any, Mapping
 
 from . import capabilities, cpuid, host, kvm, modules, nested, place, safety, software, system
@@ -36,11 +37,7 @@ def read_facts(*, passive: bool = False, record: bool = False) -> dict[str, Any]
             ask_libvirt=not passive and _is_version_missing(read["libvirt"]),
         ),
         "cpuid": cpuid.read_facts(),
-        "kvm": {
-            **kvm.read_facts(passive=passive),
-            "nested_run": nested.read_fact(passive=passive),
-            **_ask_device(passive=passive),
-        },
+        "kvm": _read_kvm(passive=passive),
     }
     return {**document, "tree": tree.seen} if record else document
 
@@ -71,6 +68,15 @@ def read_files(tree: Tree, architecture: str = "") -> dict[str, Fact]:
 def _is_version_missing(program: Fact) -> bool:
     found = program.get("value", {})
     return bool(found.get("program")) and not found.get("version")
+
+
+def _read_kvm(*, passive: bool) -> dict[str, Fact]:
+    with nullcontext() if passive else kvm.keep_virtualization_on():
+        return {
+            **kvm.read_facts(passive=passive),
+            "nested_run": nested.read_fact(passive=passive),
+            **_ask_device(passive=passive),
+        }
 
 
 def _ask_device(*, passive: bool) -> dict[str, Fact]:

@@ -1,8 +1,7 @@
-"""A micro-guest with flat 32-bit memory, an interrupt controller where it is asked for, and counted exits.
+"""A micro-guest with flat 32-bit memory and counted exits.
 
 It runs a few bytes of machine code and no operating system. Numbers and layouts are those of the kernel's <linux/kvm.h>
-and <asm/kvm.h> for x86_64. Every code ends by writing to `END_PORT`, which nothing in the kernel handles: with an
-interrupt controller in the kernel HLT would wait there instead of coming back.
+and <asm/kvm.h> for x86_64. Every code ends by writing to `kvm.END_PORT`.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import errno
 import fcntl
 import mmap
 import os
-import platform
 import struct
 from contextlib import ExitStack, contextmanager
 from typing import Iterator
@@ -21,13 +19,11 @@ from .kvm import (
     CPUID_ENTRY,
     CPUID_HEADER,
     KVM_CREATE_VCPU,
-    KVM_CREATE_VM,
     KVM_GET_SREGS,
     KVM_GET_VCPU_MMAP_SIZE,
     KVM_SET_CPUID2,
     KVM_SET_REGS,
     KVM_SET_SREGS,
-    KVM_SET_TSS_ADDR,
     KVM_SET_USER_MEMORY_REGION,
     MEMORY_REGION,
     REGISTERS,
@@ -36,8 +32,8 @@ from .kvm import (
     RIP,
     RUN_IMMEDIATE_EXIT,
     SEGMENT_REGISTERS_SIZE,
-    TSS_ADDRESS,
     Vcpu,
+    open_machine,
     read_supported_cpuid,
 )
 from .kvm_stats import Stats
@@ -45,10 +41,8 @@ from .memory import Memory
 from .native import Routine, address_of
 
 KVM_CHECK_EXTENSION = 0xAE03
-KVM_CREATE_IRQCHIP = 0xAE60
 KVM_CAP_TSC_DEADLINE_TIMER = 72
 CPUID_1_ECX_DEADLINE = 1 << 24  # Intel SDM volume 3, 11.5.4.1
-KVM_EXIT_IO = 2
 KVM_EXIT_MMIO = 6
 KVM_MEM_LOG_DIRTY_PAGES = 1
 
@@ -60,13 +54,10 @@ SEGMENTS = 6  # cs ds es fs gs ss, at the beginning of struct kvm_sregs
 CR0 = struct.Struct("=Q")
 CR0_AT = 224
 CR0_PROTECTION = 1  # PE (Intel SDM volume 3, 2.5)
-RUN_IO = struct.Struct("=BBH")  # struct kvm_run from 32 on, where the exit reason is KVM_EXIT_IO: direction size port
-RUN_IO_AT = 32
 
 LOW_BYTES = 0x4000
 CODE_ADDRESS = 0x1000
 REGION_ADDRESS = 0x40000000  # 1 GiB: far from the code, and aligned for pages of any size
-END_PORT = 0xF4  # of QEMU's isa-debug-exit, too
 NAMES = {name: place for place, name in enumerate(["eax", "ebx", "ecx", "edx", "esi", "edi", "esp", "ebp"])}
 
 # KVM_RUN again and again, as long as it ends with one exit reason: no interpreter between two exits.
@@ -108,11 +99,12 @@ class FlatGuest(Vcpu):
         fcntl.ioctl(self.vcpu, KVM_SET_REGS, REGISTERS.pack(*values))
 
     def run(self) -> None:
-        """Run what was loaded until it writes to `END_PORT`. Raises `NotFoundOut` when it stops in another way."""
+        """Run what was loaded until it writes to `kvm.END_PORT`. Raises `NotFoundOut` when it stops in another way."""
         self.resume()
-        reason, port = self._stopped()
-        if (reason, port) != (KVM_EXIT_IO, END_PORT):
-            raise NotFoundOut(f"The micro-guest stopped with KVM exit reason {reason} where it should have ended.")
+        if not self.has_ended:
+            raise NotFoundOut(
+                f"The micro-guest stopped with KVM exit reason {self.exit_reason} where it should have ended."
+            )
 
     def run_again(self, times: int, reason: int) -> None:
         """Go on so many times to an exit to user space, in machine code. Raises as `run` does, and `TimeoutError`."""
@@ -120,35 +112,24 @@ class FlatGuest(Vcpu):
         if self._run_area[RUN_IMMEDIATE_EXIT]:
             raise TimeoutError(errno.ETIMEDOUT, "the micro-guest did not come back in time")
         if left:
-            raise NotFoundOut(f"The micro-guest stopped with KVM exit reason {self._stopped()[0]}, not {reason}.")
+            raise NotFoundOut(f"The micro-guest stopped with KVM exit reason {self.exit_reason}, not {reason}.")
 
     def read_counters(self) -> dict[str, int]:
         """Return KVM's counters of this vCPU; empty where the kernel has none."""
         return self._stats.read() if self._stats else {}
 
-    def _stopped(self) -> tuple[int, int]:
-        _, _, port = RUN_IO.unpack_from(self._run_area, RUN_IO_AT)
-        return self.exit_reason, port
-
 
 @contextmanager
 def open_flat_guest(
-    device: int, *, has_irqchip: bool = False, region: Memory | None = None, is_logged: bool = False
+    device: int, *, has_pic: bool = False, region: Memory | None = None, is_logged: bool = False
 ) -> Iterator[tuple[int, FlatGuest]]:
     """Create a virtual machine with one vCPU in flat protected mode, and yield the machine and its guest.
 
     `region` is mapped at `REGION_ADDRESS`; with `is_logged` KVM notes which of its pages are written. On the way out
     all of it is gone, whatever happened; the region belongs to the caller.
     """
-    if platform.machine() != "x86_64":
-        raise NotFoundOut(f"The micro-guest is x86 machine code, and this is {platform.machine()}.")
     with ExitStack() as stack:
-        machine = fcntl.ioctl(device, KVM_CREATE_VM, 0)
-        stack.callback(os.close, machine)
-        # The address is the argument itself; fcntl takes only signed numbers.
-        fcntl.ioctl(machine, KVM_SET_TSS_ADDR, TSS_ADDRESS - (1 << 32))
-        if has_irqchip:
-            fcntl.ioctl(machine, KVM_CREATE_IRQCHIP, 0)
+        machine = stack.enter_context(open_machine(device, has_pic=has_pic))
         low = stack.enter_context(mmap.mmap(-1, LOW_BYTES))
         _map(machine, 0, 0, (address_of(low), LOW_BYTES), 0)
         if region is not None:
@@ -157,7 +138,7 @@ def open_flat_guest(
         stack.callback(os.close, vcpu)
         run_area = stack.enter_context(mmap.mmap(vcpu, fcntl.ioctl(device, KVM_GET_VCPU_MMAP_SIZE, 0)))
         # A bytearray, because fcntl takes no more than 1 KiB of immutable bytes.
-        fcntl.ioctl(vcpu, KVM_SET_CPUID2, read_cpuid(device, has_irqchip=has_irqchip))
+        fcntl.ioctl(vcpu, KVM_SET_CPUID2, read_cpuid(device))
         make_flat(vcpu)
         stats, no_stats = _open_stats(vcpu)
         if stats:
@@ -171,10 +152,10 @@ def _map(machine: int, slot: int, address: int, memory: tuple[int, int], flags: 
     fcntl.ioctl(machine, KVM_SET_USER_MEMORY_REGION, region)
 
 
-def read_cpuid(device: int, *, has_irqchip: bool) -> bytearray:
+def read_cpuid(device: int) -> bytearray:
     """Give the guest what KVM supports; the TSC-deadline timer is asked for by another way (api.rst, 4.46)."""
     raw = bytearray(read_supported_cpuid(device).raw)
-    if has_irqchip and fcntl.ioctl(device, KVM_CHECK_EXTENSION, KVM_CAP_TSC_DEADLINE_TIMER) == 1:
+    if fcntl.ioctl(device, KVM_CHECK_EXTENSION, KVM_CAP_TSC_DEADLINE_TIMER) == 1:
         for at in range(CPUID_HEADER.size, len(raw), CPUID_ENTRY.size):
             function, index, flags, eax, ebx, ecx, *rest = CPUID_ENTRY.unpack_from(raw, at)
             if function == 1:

@@ -10,20 +10,17 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
-import grp
 import mmap
 import os
 import platform
-import pwd
 import signal
-import stat
 import struct
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
-from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, NamedTuple, Sequence
 
+from .device import look_at
 from .fact import Fact, NotFoundOut, find_out, unknown
 
 DEVICE = "/dev/kvm"
@@ -33,6 +30,7 @@ KVM_CREATE_VM = 0xAE01
 KVM_GET_VCPU_MMAP_SIZE = 0xAE04
 KVM_GET_SUPPORTED_CPUID = 0xC008AE05
 KVM_CREATE_VCPU = 0xAE41
+KVM_CREATE_IRQCHIP = 0xAE60
 KVM_SET_USER_MEMORY_REGION = 0x4020AE46
 KVM_SET_TSS_ADDR = 0xAE47
 KVM_RUN = 0xAE80
@@ -41,11 +39,16 @@ KVM_SET_REGS = 0x4090AE82
 KVM_GET_SREGS = 0x8138AE83
 KVM_SET_SREGS = 0x4138AE84
 KVM_SET_CPUID2 = 0x4008AE90
+KVM_ENABLE_CAP = 0x4068AEA3
+KVM_CAP_SPLIT_IRQCHIP = 121  # api.rst, 7.5: local APICs in the kernel, the other controllers in user space
 
-KVM_EXIT_HLT = 5  # kvm_run.exit_reason: the guest executed HLT
+KVM_EXIT_IO = 2  # kvm_run.exit_reason: the guest used a port that user space handles
 RUN_IMMEDIATE_EXIT = 1  # offsetof(struct kvm_run, immediate_exit), u8
 RUN_EXIT_REASON = 8  # offsetof(struct kvm_run, exit_reason), u32
+RUN_IO_PORT = 34  # offsetof(struct kvm_run, io.port), u16
 
+ENABLE_CAP = struct.Struct("=II4Q64x")  # struct kvm_enable_cap: cap flags args[4] pad
+IOAPIC_PINS = 24
 MEMORY_REGION = struct.Struct("=IIQQQ")  # slot, flags, guest_phys_addr, memory_size, userspace_addr
 REGISTERS = struct.Struct("=18Q")  # rax rbx rcx rdx rsi rdi rsp rbp r8..r15 rip rflags
 RCX, RSI, RIP, RFLAGS = 2, 4, 16, 17  # their places in struct kvm_regs
@@ -62,21 +65,23 @@ MEMORY_SIZE = 0x4000
 CODE_ADDRESS = 0x1000
 RFLAGS_RESERVED = 0x2  # bit 1 of RFLAGS always reads 1 (Intel SDM volume 1, 3.4.3)
 
+# Every code ends by writing to this port, which nothing in the kernel handles (it is QEMU's isa-debug-exit's, too).
+# HLT would wait in the kernel for an interrupt, where the interrupt controller is there.
+END_PORT = 0xF4
+
 # 16-bit code; the prefix 66 makes an operand 32 bits wide (Intel SDM volume 2 has every encoding).
 LOOP_CODE = bytes.fromhex(
     "66 49"  # again: dec ecx
     "75 fc"  #        jnz again
-    "f4"  #           hlt
+    "e6 f4"  #        out END_PORT, al
 )
 CPUID_CODE = bytes.fromhex(
     "66 31 c0"  # again: xor eax, eax
     "0f a2"  #           cpuid        ; leaves through the hypervisor; overwrites eax, ebx, ecx, edx
     "66 4e"  #           dec esi
     "75 f7"  #           jnz again
-    "f4"  #              hlt
+    "e6 f4"  #           out END_PORT, al
 )
-
-FIRST_OF_PEOPLE = 1000  # UID_MIN and GID_MIN of login.defs(5), everywhere
 
 SUPPORTED_API_VERSION = 12  # api.rst, 4.1: "applications should refuse to run if it returns a value other than 12"
 NOT_PROVED = "It was not tried: --passive only reads."
@@ -163,6 +168,12 @@ class Vcpu:
         reason: int = struct.unpack_from("=I", self._run_area, RUN_EXIT_REASON)[0]
         return reason
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it left last by writing to `END_PORT`."""
+        (port,) = struct.unpack_from("=H", self._run_area, RUN_IO_PORT)
+        return (self.exit_reason, port) == (KVM_EXIT_IO, END_PORT)
+
     def resume(self) -> int:
         """Run from the registers it has until the guest leaves to here; return ns. Raises `TimeoutError`."""
         self._is_running = True
@@ -186,7 +197,7 @@ class Vcpu:
                 self._is_running = False
                 raise TimeoutError(errno.ETIMEDOUT, self._overdue)
 
-        self._overdue = f"the micro-guest did not halt within {timeout_s:g} s"
+        self._overdue = f"the micro-guest did not end within {timeout_s:g} s"
         previous = signal.signal(signal.SIGALRM, interrupt)
         # It repeats: a first signal may come in the moment between Python's last look and KVM_RUN.
         signal.setitimer(signal.ITIMER_REAL, timeout_s, 0.02)
@@ -206,15 +217,15 @@ class MicroGuest(Vcpu):
         self.memory = memory
 
     def run(self, code: bytes, turns: int) -> Sample:
-        """Run `code` with `turns` in ECX and ESI until it halts, and time it.
+        """Run `code` with `turns` in ECX and ESI until it writes to `END_PORT`, and time it.
 
         Raises `TimeoutError` when the alarm of `deadline` ends it, `NotFoundOut` when it stops in another way.
         """
         self.memory[CODE_ADDRESS : CODE_ADDRESS + len(code)] = code
         elapsed_ns = self.enter({RCX: turns, RSI: turns, RIP: CODE_ADDRESS})
-        if self.exit_reason != KVM_EXIT_HLT:
+        if not self.has_ended:
             raise NotFoundOut(
-                f"The micro-guest stopped with KVM exit reason {self.exit_reason} where it should have halted."
+                f"The micro-guest stopped with KVM exit reason {self.exit_reason} where it should have ended."
             )
         return Sample(turns, elapsed_ns)
 
@@ -232,15 +243,49 @@ class MicroGuest(Vcpu):
 
 
 @contextmanager
-def open_micro_guest(device: int, memory_size: int = MEMORY_SIZE) -> Iterator[MicroGuest]:
-    """Create a virtual machine with one vCPU in real mode; on the way out all of it is gone, whatever happened."""
+def open_machine(device: int, *, has_pic: bool = False) -> Iterator[int]:
+    """Create a virtual machine whose vCPUs get their interrupt controller, the local APIC, from the kernel.
+
+    For a vCPU without one KVM patches its own code and interrupts all CPUs for it (`kvm_has_noapic_vcpu` in
+    arch/x86/kvm/lapic.c). With `has_pic` the machine's own controllers are there too, PIC and I/O APIC, for which the
+    kernel takes a hundredth of a second when the machine goes. A backend without any is taken as it is, unless a PIC is
+    asked for.
+    """
     if platform.machine() != "x86_64":
         raise NotFoundOut(f"The micro-guest is x86 machine code, and this is {platform.machine()}.")
-    with ExitStack() as stack:
-        machine = fcntl.ioctl(device, KVM_CREATE_VM, 0)
-        stack.callback(os.close, machine)
+    machine = fcntl.ioctl(device, KVM_CREATE_VM, 0)
+    try:
         # The address is the argument itself; fcntl takes only signed numbers.
         fcntl.ioctl(machine, KVM_SET_TSS_ADDR, TSS_ADDRESS - (1 << 32))
+        if has_pic:
+            fcntl.ioctl(machine, KVM_CREATE_IRQCHIP, 0)
+        else:
+            with suppress(OSError):
+                fcntl.ioctl(machine, KVM_ENABLE_CAP, ENABLE_CAP.pack(KVM_CAP_SPLIT_IRQCHIP, 0, IOAPIC_PINS, 0, 0, 0))
+        yield machine
+    finally:
+        os.close(machine)
+
+
+@contextmanager
+def keep_virtualization_on() -> Iterator[None]:
+    """Keep a machine while others come and go, where one can be made.
+
+    With the first one the kernel makes every CPU enter VMX or SVM operation and patches its scheduler
+    (preempt_notifier_inc), with the last one it undoes that.
+    """
+    with ExitStack() as stack:
+        with suppress(OSError):
+            device = stack.enter_context(open_device())
+            stack.callback(os.close, fcntl.ioctl(device, KVM_CREATE_VM, 0))
+        yield
+
+
+@contextmanager
+def open_micro_guest(device: int, memory_size: int = MEMORY_SIZE) -> Iterator[MicroGuest]:
+    """Create a virtual machine with one vCPU in real mode; on the way out all of it is gone, whatever happened."""
+    with ExitStack() as stack:
+        machine = stack.enter_context(open_machine(device))
         memory = stack.enter_context(mmap.mmap(-1, memory_size))
         region = MEMORY_REGION.pack(0, 0, 0, memory_size, _address_of(memory))
         fcntl.ioctl(machine, KVM_SET_USER_MEMORY_REGION, region)
@@ -296,19 +341,15 @@ def _long_runs(run: Callable[[int], Sample], turns: int, enough_ns: float) -> li
     return samples
 
 
-def measure_loop(target_s: float = 0.002, repeats: int = 1, timeout_s: float = 5.0) -> list[Sample]:
-    """Time `dec ecx; jnz` in a guest: about 1 ns per turn where hardware runs it.
+def measure_code(
+    code: bytes, target_s: float = 0.002, repeats: int = 1, timeout_s: float = PROBE_TIMEOUT_S
+) -> list[Sample]:
+    """Time a loop in a guest: `LOOP_CODE` takes about 1 ns per turn where hardware runs it, `CPUID_CODE` an exit.
 
     Raises OSError when /dev/kvm cannot be used, `TimeoutError` (also one) when `timeout_s` is over, and `NotFoundOut`.
     """
     with open_device() as device, open_micro_guest(device) as guest:
-        return measure(guest, partial(guest.run, LOOP_CODE), target_s=target_s, repeats=repeats, timeout_s=timeout_s)
-
-
-def measure_cpuid_exit(target_s: float = 0.002, repeats: int = 1, timeout_s: float = 5.0) -> list[Sample]:
-    """Time CPUID in a guest: each turn is one exit to the hypervisor and back. Raises as `measure_loop` does."""
-    with open_device() as device, open_micro_guest(device) as guest:
-        return measure(guest, partial(guest.run, CPUID_CODE), target_s=target_s, repeats=repeats, timeout_s=timeout_s)
+        return measure(guest, partial(guest.run, code), target_s=target_s, repeats=repeats, timeout_s=timeout_s)
 
 
 def read_facts(*, passive: bool = False) -> dict[str, Fact]:
@@ -319,34 +360,7 @@ def read_facts(*, passive: bool = False) -> dict[str, Fact]:
     questions = {
         question: unknown(NOT_PROVED) if passive else find_out(ask) for question, ask in ACTIVE_QUESTIONS.items()
     }
-    return {"device": find_out(_look_at_device), **questions}
-
-
-def _look_at_device() -> dict[str, Any]:
-    status = Path(DEVICE).stat()
-    return {
-        "mode": stat.filemode(status.st_mode),
-        "owner": _name_of(pwd.getpwuid, status.st_uid),
-        "group": _name_of(grp.getgrgid, status.st_gid),
-        "in_group": status.st_gid in {os.getegid(), *os.getgroups()},
-        "is_member": _is_member(status.st_gid),
-    }
-
-
-def _name_of(look_up: Callable[[int], Any], number: int) -> str:
-    """Name a user or group of the system; one that people made stays a number, so that a recording names nobody."""
-    try:
-        return str(look_up(number)[0]) if number < FIRST_OF_PEOPLE else str(number)
-    except KeyError:
-        return str(number)
-
-
-def _is_member(group: int) -> bool:
-    """Say whether the user is in the group since the last time somebody logged in, in effect here or not."""
-    try:
-        return pwd.getpwuid(os.geteuid())[0] in grp.getgrgid(group)[3]
-    except KeyError:
-        return False
+    return {"device": find_out(partial(look_at, DEVICE)), **questions}
 
 
 def _ask_api_version() -> int:
@@ -360,22 +374,14 @@ def _ask_offers() -> dict[str, bool]:
     return {"vmx": cpuid.offers_vmx, "svm": cpuid.offers_svm}
 
 
-def _ask_loop() -> dict[str, int]:
-    return _shortest(measure_loop(repeats=CALIBRATION_RUNS, timeout_s=PROBE_TIMEOUT_S))
-
-
-def _ask_cpuid_exit() -> dict[str, int]:
-    return _shortest(measure_cpuid_exit(repeats=CALIBRATION_RUNS, timeout_s=PROBE_TIMEOUT_S))
-
-
-def _shortest(samples: Sequence[Sample]) -> dict[str, int]:
+def _ask_shortest(code: bytes) -> dict[str, int]:
     """Return the run that was disturbed least: what else a machine does can only make it slower."""
-    return min(samples, key=lambda sample: sample.elapsed_ns)._asdict()
+    return min(measure_code(code, repeats=CALIBRATION_RUNS), key=lambda sample: sample.elapsed_ns)._asdict()
 
 
 ACTIVE_QUESTIONS: dict[str, Callable[[], Any]] = {
     "api_version": _ask_api_version,
     "offers": _ask_offers,
-    "loop": _ask_loop,
-    "cpuid_exit": _ask_cpuid_exit,
+    "loop": partial(_ask_shortest, LOOP_CODE),
+    "cpuid_exit": partial(_ask_shortest, CPUID_CODE),
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 
 from .assembler import Program, assemble
-from .kvm import MicroGuest, SupportedCpuid
+from .kvm import END_PORT, MicroGuest, SupportedCpuid
 from .micro_hypervisor import (
     CODE_SELECTOR,
     CONTROL_BLOCK,
@@ -84,7 +84,7 @@ again:  vmrun                   ; L2 runs; behind it L1 goes on
         inc ebx
         dec esi                 ; exits left
         jnz again
-stop:   hlt
+stop:   out END_PORT, al
 """
 
 
@@ -100,7 +100,7 @@ def install_svm(guest: MicroGuest, cpuid: SupportedCpuid) -> MicroHypervisor:
         program=assemble_program(),
         cpuid_exit_code=EXIT_CPUID,
         exit_names=EXIT_NAMES,
-        explain_failure=lambda registers: "it halted where it has no HLT",
+        explain_failure=lambda registers: "it ended where it has no end",
         is_paging_nested=is_paging_nested,
     )
     return install(guest, vendor)
@@ -117,6 +117,7 @@ def assemble_program() -> Program:
         EXIT_CODE=EXIT_CODE,
         EXIT_CPUID=EXIT_CPUID,
         GUEST_RIP=GUEST_RIP,
+        END_PORT=END_PORT,
     )
 
 

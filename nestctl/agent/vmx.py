@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from .assembler import Program, assemble
 from .fact import NotFoundOut
-from .kvm import MicroGuest
+from .kvm import END_PORT, MicroGuest
 from .micro_hypervisor import (
     ARGUMENTS,
     CONTROL_BLOCK,
@@ -123,7 +123,7 @@ field:  mov rdx, qword ptr [r8 + FIELDS_OFFSET]
         vmlaunch                ; L2 runs; it comes back at 'exit'
 failed: mov eax, VM_INSTRUCTION_ERROR
         vmread rcx, rax         ; rdx: the field, where VMWRITE failed
-        hlt
+        out END_PORT, al
 resume: mov ebp, VMRESUME
         xor ebx, ebx
 again:  vmresume
@@ -140,7 +140,7 @@ exit:   mov edx, EXIT_REASON
         inc ebx
         dec esi                 ; exits left
         jnz again
-stop:   hlt
+stop:   out END_PORT, al
 """
 
 
@@ -213,6 +213,7 @@ def assemble_program(fields: int) -> Program:
         EXIT_REASON=EXIT_REASON,
         EXIT_CPUID=EXIT_CPUID,
         GUEST_RIP=GUEST_RIP,
+        END_PORT=END_PORT,
         **{name: step for step, name in enumerate(INSTRUCTIONS)},
     )
 

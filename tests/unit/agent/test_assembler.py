@@ -23,6 +23,8 @@ OPERANDS = {
     "r64": REGISTERS_64,
     "cr": ("cr0", "cr3", "cr4"),
     "imm8": ("0", "3", "-128", "127"),
+    "port8": ("0", "0xf4", "255"),
+    "al": ("al",),
     "imm32": ("0", "0x1000", "0xc0000080", "-1"),
     "label": ("here",),
     **{
@@ -84,8 +86,8 @@ def test_names_stand_for_numbers() -> None:
 
 
 def test_the_micro_guest_is_what_its_comments_say() -> None:
-    loop = assemble("again: dec ecx\n jnz again\n hlt", bits=16)
-    leaving = assemble("again: xor eax, eax\n cpuid\n dec esi\n jnz again\n hlt", bits=16)
+    loop = assemble("again: dec ecx\n jnz again\n out 0xF4, al", bits=16)
+    leaving = assemble("again: xor eax, eax\n cpuid\n dec esi\n jnz again\n out 0xF4, al", bits=16)
     assert (loop.code, leaving.code) == (kvm.LOOP_CODE, kvm.CPUID_CODE)
 
 

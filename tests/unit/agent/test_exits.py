@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from nestctl.agent import exits, faults, flat_guest, kvm_stats, measure, memory
+from nestctl.agent import exits, faults, flat_guest, kvm, kvm_stats, measure, memory
 from nestctl.agent.exits import Exit, with_exits
 from nestctl.agent.fact import NotFoundOut
 from nestctl.agent.kvm import open_device
@@ -69,7 +69,7 @@ def test_a_flat_guest_comes_back_and_its_counters_grow() -> None:
 def test_user_space_is_reached_once_for_every_exit() -> None:
     with open_device() as device, flat_guest.open_flat_guest(device) as (_, guest), guest.deadline(30):
         guest.load(exits.OUT_FOREVER, edx=exits.FREE_PORT)
-        guest.run_again(5, flat_guest.KVM_EXIT_IO)
+        guest.run_again(5, kvm.KVM_EXIT_IO)
         with pytest.raises(NotFoundOut, match="exit reason 2, not 6"):
             guest.run_again(1, flat_guest.KVM_EXIT_MMIO)
 
@@ -78,7 +78,7 @@ def test_user_space_is_reached_once_for_every_exit() -> None:
 def test_a_deadline_that_passes_between_two_runs_is_a_timeout() -> None:
     with open_device() as device, flat_guest.open_flat_guest(device) as (_, guest), guest.deadline(0.01):
         signal.pause()  # until the alarm of the deadline
-        with pytest.raises(TimeoutError, match="did not halt within"):
+        with pytest.raises(TimeoutError, match="did not end within"):
             guest.run()
 
 
@@ -91,7 +91,7 @@ def test_a_guest_that_hangs_is_ended_by_the_deadline() -> None:
     with open_device() as device, flat_guest.open_flat_guest(device) as (_, guest):
         guest.load(bytes.fromhex("ebfe"))
         with pytest.raises(TimeoutError), guest.deadline(0.2):
-            guest.run_again(3, flat_guest.KVM_EXIT_IO)
+            guest.run_again(3, kvm.KVM_EXIT_IO)
 
 
 @needs_kvm

@@ -112,7 +112,8 @@ class Returning:
 
     registers: dict[int, int]
     counted: int = 0
-    exit_reason: int = kvm.KVM_EXIT_HLT
+    exit_reason: int = kvm.KVM_EXIT_IO
+    has_ended: bool = True
     memory: bytearray = field(default_factory=lambda: bytearray(MEMORY_SIZE))
     entered: list[dict[int, int]] = field(default_factory=list)
 
@@ -126,7 +127,7 @@ class Returning:
         return [self.registers.get(place, 0) for place in range(18)]
 
 
-STOP = L1_CODE + svm.assemble_program().labels["stop"] + 1
+STOP = L1_CODE + svm.assemble_program().labels["stop"]
 
 
 def hypervisor(guest: Returning) -> MicroHypervisor:
@@ -152,8 +153,8 @@ def test_a_run_that_is_as_it_has_to_be_is_a_sample_and_the_next_one_resumes() ->
 @pytest.mark.parametrize(
     ("guest", "said", "exit_code"),
     [
-        (Returning({}, exit_reason=8), r"triple fault \(KVM_EXIT_SHUTDOWN\)", None),
-        (Returning({}, exit_reason=2), "KVM exit reason 2", None),
+        (Returning({}, exit_reason=8, has_ended=False), r"triple fault \(KVM_EXIT_SHUTDOWN\)", None),
+        (Returning({}, exit_reason=2, has_ended=False), "KVM exit reason 2", None),
         (Returning({kvm.RIP: L1_CODE}), "stopped: at 0x1000", None),
         (Returning({kvm.RIP: STOP, RCX: 0x400}), r"0x400 \(NPF, a nested page fault\) after 0 exits", 0x400),
         (Returning({kvm.RIP: STOP, RBX: 3, RCX: 0x40}, counted=4), r"code 0x40 after 3 exits", 0x40),
