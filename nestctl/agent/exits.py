@@ -194,7 +194,7 @@ def _measure(cause: Exit, samples: int, target_ns: int, prepare: Prepare = lambd
         stack.enter_context(guest.deadline(TIMEOUT_S))
         prove_exits(guest)
         prepare(machine, guest, stack)
-        taken = take_timed(time_exits(guest, cause), samples, target_ns, 1)
+        taken = take_timed(time_exits(guest, cause), samples, target_ns, 1, warm_ups=1)
         no_stats = guest.no_stats
     remark = _remark(f"the exits are not proved: {no_stats}" if no_stats else "")
     return {"samples": taken, "how": f"a guest without operating system in /dev/kvm: {cause.how}", "remark": remark}

@@ -42,8 +42,10 @@ class Stats:
         os.close(self._descriptor)
 
     def read(self) -> dict[str, int]:
-        """Return every counter that is a single number, by its name."""
-        return {name: VALUE.unpack(os.pread(self._descriptor, 8, at))[0] for name, at in self._offsets.items()}
+        """Return every counter that is a single number, by its name; all of them are of one moment."""
+        first, last = min(self._offsets.values()), max(self._offsets.values())
+        counters = os.pread(self._descriptor, last + VALUE.size - first, first)
+        return {name: VALUE.unpack_from(counters, at - first)[0] for name, at in self._offsets.items()}
 
     def _read_offsets(self) -> dict[str, int]:
         header = os.pread(self._descriptor, HEADER.size, 0)
@@ -52,7 +54,10 @@ class Stats:
         if count * size > MOST_BYTES:
             raise NotFoundOut(f"the kernel speaks of {count} counters with names of {name_size} bytes")
         table = os.pread(self._descriptor, count * size, descriptors_at)
-        return dict(parse_descriptors(table, name_size, data_at))
+        places = parse_descriptors(table, name_size, data_at)
+        if not places:
+            raise NotFoundOut("the kernel counts nothing of a vCPU")
+        return places
 
 
 def parse_descriptors(table: bytes, name_size: int, data_at: int) -> dict[str, int]:

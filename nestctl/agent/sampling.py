@@ -40,11 +40,18 @@ def take_samples(run_operations: Run, samples: int, target_ns: int, first_count:
 
 
 def take_timed(
-    time_operations: Time, samples: int, target_ns: int, first_count: int, *, most: int = LARGEST_COUNT
+    time_operations: Time,
+    samples: int,
+    target_ns: int,
+    first_count: int,
+    *,
+    most: int = LARGEST_COUNT,
+    warm_ups: int = 0,
 ) -> list[SampleRecord]:
     """Double the count until it takes an eighth of `target_ns`, then take the samples with the one that fills it.
 
-    At most `most` operations are asked for at once; then a sample is as short as those are.
+    At most `most` operations are asked for at once; then a sample is as short as those are. `warm_ups` more are taken
+    before, and discarded.
     """
     operations = min(first_count, most)
     while True:
@@ -57,6 +64,8 @@ def take_timed(
         operations *= 2
     filling = operations * target_ns // max(elapsed_ns, 1)
     operations = min(max(filling, 1), most)
+    for _ in range(warm_ups):
+        time_operations(operations)
     for _ in range(RETRIES):
         taken = [time_operations(operations) for _ in range(samples)]
         shortest_ns = max(min(record["elapsed_ns"] for record in taken), 1)

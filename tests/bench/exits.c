@@ -118,6 +118,7 @@ static void measure(const char *name, const uint8_t *code, size_t size, uint64_t
             break;
     }
     count = count * target_ns / taken + 1;
+    time_turns(code, size, count); /* to warm up */
     while (samples--)
         printf("%s %u %llu\n", name, count, (unsigned long long)time_turns(code, size, count));
 }
