@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import nestctl.agent
-from nestctl.adapters.shell import Completed, Shell
+from nestctl.adapters.shell import Completed, Conversation, Shell, TalkingShell
 from nestctl.deadline import Deadline
 from nestctl.errors import FailedError, PrerequisiteError
 
@@ -23,17 +24,48 @@ def run_agent(shell: Shell, arguments: Sequence[str], *, deadline: Deadline) -> 
     Nothing has to be installed there but Python, and no file is left there.
     Raises `PrerequisiteError` when Python is missing or too old, `FailedError` when the agent does not end well.
     """
-    # -I: what lies in the working directory or in PYTHONPATH is not imported; -B: no compiled file is written.
-    command = ("python3", "-I", "-B", "-c", _bootstrap(), *arguments)
-    completed = shell.run(command, deadline=deadline, stdin=_pack())
+    completed = shell.run(_command(arguments), deadline=deadline, stdin=_pack())
     if completed.exit_code != 0:
         raise _explain(completed)
+    return _parse(completed.stdout, shell.where)
+
+
+class Agent:
+    """The agent on one machine, which stays: it is sent and started once."""
+
+    def __init__(self, conversation: Conversation, where: str) -> None:
+        self._conversation = conversation
+        self._where = where
+        self._unsent = _pack()
+
+    def ask(self, arguments: Sequence[str], *, deadline: Deadline) -> Any:
+        """Have it run a subcommand (see `run_agent`). After an error nothing more can be asked."""
+        request = self._unsent + json.dumps([*arguments]).encode() + b"\n"
+        self._unsent = b""
+        answer = self._conversation.ask(request, deadline=deadline)
+        if not answer:
+            raise _explain(self._conversation.end(deadline=deadline))
+        return _parse(answer, self._where)
+
+
+@contextmanager
+def open_agent(shell: TalkingShell) -> Iterator[Agent]:
+    """Start the agent on the shell's machine; with the context it ends, and no file is left there."""
+    with shell.converse(_command(("serve",))) as conversation:
+        yield Agent(conversation, shell.where)
+
+
+def _command(arguments: Sequence[str]) -> tuple[str, ...]:
+    # -I: what lies in the working directory or in PYTHONPATH is not imported; -B: no compiled file is written.
+    return ("python3", "-I", "-B", "-c", _bootstrap(), *arguments)
+
+
+def _parse(answer: bytes, where: str) -> Any:
     try:
-        return json.loads(completed.stdout)
+        return json.loads(answer)
     except ValueError as error:
-        raise FailedError(
-            f"The agent on {shell.where} did not answer with JSON but with '{completed.text[:200]}'."
-        ) from error
+        said = answer.decode(errors="replace").strip()[:200]
+        raise FailedError(f"The agent on {where} did not answer with JSON but with '{said}'.") from error
 
 
 def _explain(completed: Completed) -> PrerequisiteError | FailedError:
@@ -57,9 +89,10 @@ def _bootstrap() -> str:
 
 @cache
 def _pack() -> bytes:
-    """Return the package as {"agent.module": source}; its imports are relative, so its name may change."""
+    """Return the package as a line, {"agent.module": source}; its imports are relative, so its name may change."""
     names = {"__init__": "agent"}
     modules = sorted(path for path in _sources().glob("*.py") if path.stem != "bootstrap")
-    return json.dumps(
+    line = json.dumps(
         {names.get(path.stem, f"agent.{path.stem}"): path.read_text(encoding="utf-8") for path in modules}
-    ).encode()
+    )
+    return line.encode() + b"\n"

@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import select
 import shlex
 import signal
 import subprocess
+import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import IO, NoReturn
 
-from nestctl.adapters.shell import Completed
+from nestctl.adapters.shell import Completed, Conversation
 from nestctl.deadline import Deadline
 from nestctl.errors import DeadlineError, PrerequisiteError
 
@@ -21,6 +23,9 @@ log = logging.getLogger(__name__)
 
 # How often a command that can be stopped looks whether it is to stop, in seconds.
 _STOP_INTERVAL_S = 0.2
+
+_CHUNK_BYTES = 65536
+_LAST_S = 5.0  # how long a program that stayed may take to end after its input has
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +82,33 @@ class LocalShell:
             stderr=stderr,
         )
 
+    @contextlib.contextmanager
+    def converse(self, command: Sequence[str]) -> Iterator[Conversation]:
+        """Start a program that stays (see `TalkingShell.converse`)."""
+        log.debug("run, to be asked: %s", shlex.join(command))
+        with tempfile.TemporaryFile() as stderr:
+            try:
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=stderr,
+                    env={**os.environ, **self.environment},
+                    start_new_session=True,
+                    bufsize=0,
+                )
+            except (FileNotFoundError, PermissionError) as error:
+                raise _explain(error, command[0]) from error
+            conversation = LocalConversation(process, command, stderr)
+            with process:
+                try:
+                    yield conversation
+                    if process.poll() is None and not conversation.owes_answer:
+                        with contextlib.suppress(DeadlineError):
+                            conversation.end(deadline=Deadline.after(_LAST_S, f"The end of '{command[0]}'"))
+                finally:
+                    _end_group(process)
+
     def _communicate(self, process: subprocess.Popen[bytes], stdin: bytes, deadline: Deadline) -> tuple[bytes, bytes]:
         if self.stop is None:
             return process.communicate(stdin, timeout=deadline.remaining_s)
@@ -90,6 +122,51 @@ class LocalShell:
                     raise KeyboardInterrupt from None
                 if deadline.is_over:
                     raise
+
+
+class LocalConversation:
+    """A program of this machine that is asked (see `Conversation`). `LocalShell.converse` starts and ends it."""
+
+    def __init__(self, process: subprocess.Popen[bytes], command: Sequence[str], stderr: IO[bytes]) -> None:
+        self._process = process
+        self._command = tuple(command)
+        self._stderr = stderr
+        self._into, self._out = (stream.fileno() for stream in (process.stdin, process.stdout) if stream)
+        self.owes_answer = False
+
+    def ask(self, text: bytes, *, deadline: Deadline) -> bytes:
+        self.owes_answer = True
+        answer, left = bytearray(), memoryview(text)
+        while not answer.endswith(b"\n"):
+            deadline.check()
+            readable, writable, _ = select.select([self._out], [self._into] if left else [], [], deadline.remaining_s)
+            if writable:
+                try:
+                    # So much can be written without waiting (pipe(7)).
+                    left = left[os.write(self._into, left[: select.PIPE_BUF]) :]
+                except BrokenPipeError:
+                    left = left[:0]
+            if readable:
+                chunk = os.read(self._out, _CHUNK_BYTES)
+                if not chunk:
+                    return b""
+                answer += chunk
+        self.owes_answer = False
+        return bytes(answer)
+
+    def end(self, *, deadline: Deadline) -> Completed:
+        try:
+            stdout, _ = self._process.communicate(timeout=deadline.remaining_s)
+        except subprocess.TimeoutExpired:
+            raise DeadlineError(f"'{shlex.join(self._command)}' did not end in time.") from None
+        self._stderr.seek(0)
+        return Completed(
+            command=self._command,
+            where="this machine",
+            exit_code=self._process.returncode,
+            stdout=stdout,
+            stderr=self._stderr.read(),
+        )
 
 
 def replace_process(command: Sequence[str]) -> NoReturn:
@@ -114,7 +191,9 @@ def _explain(error: OSError, program: str) -> PrerequisiteError:
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """End a process with all it started: ask first, then insist after five seconds."""
+    """End a process with all it started, where it has not ended: ask first, then insist after five seconds."""
+    if process.poll() is not None:
+        return
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, number)

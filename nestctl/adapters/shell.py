@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -50,4 +51,27 @@ class Shell(Protocol):
 
         Raises `DeadlineError` (the command is then ended) and `PrerequisiteError` when it is not installed.
         A command that ends with a failure is a result: see `Completed.expect_success`.
+        """
+
+
+class Conversation(Protocol):
+    """A program that runs on and answers what it is asked."""
+
+    def ask(self, text: bytes, *, deadline: Deadline) -> bytes:
+        """Send lines, and return the one line that is the answer; b"" when the program has ended instead.
+
+        Raises `DeadlineError`; then nothing more can be asked.
+        """
+
+    def end(self, *, deadline: Deadline) -> Completed:
+        """Close the program's input and wait for its end; `stdout` is what was not read yet."""
+
+
+class TalkingShell(Shell, Protocol):
+    """A machine on which programs can stay to be asked again and again."""
+
+    def converse(self, command: Sequence[str]) -> AbstractContextManager[Conversation]:
+        """Start a program. At the end of the context it gets the end of its input.
+
+        It is ended itself where it owes an answer.
         """

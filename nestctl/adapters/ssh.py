@@ -25,7 +25,8 @@ from typing import Any, Protocol
 
 import paramiko
 
-from nestctl.adapters.shell import Completed
+from nestctl.adapters.channel import SshConversation, exchange, start_command
+from nestctl.adapters.shell import Completed, Conversation
 from nestctl.deadline import Deadline
 from nestctl.errors import DeadlineError, GuestError, PrerequisiteError
 
@@ -55,6 +56,7 @@ for signal in TERM KILL; do
 done
 """
 _END_S = 10.0
+_START_S = 60.0
 
 # What directories of sockets are called: 'nestctl-socket-PID-' and something random.
 _SOCKETS = "nestctl-socket-"
@@ -156,7 +158,7 @@ class SshShell:
         try:
             with self.transport.open_session(timeout=deadline.remaining_s) as channel:
                 start_command(channel, f"{mark} {shlex.join(command)}", deadline)
-                exit_code, stdout, stderr = _exchange(channel, stdin, deadline)
+                exit_code, stdout, stderr = exchange(channel, stdin, deadline)
         except (paramiko.SSHException, EOFError, OSError) as error:
             deadline.check()
             raise GuestError(f"The connection to '{self.name}' was lost while a command ran: {error}.") from error
@@ -170,12 +172,34 @@ class SshShell:
             command=tuple(command), where=f"'{self.name}'", exit_code=exit_code, stdout=stdout, stderr=stderr
         )
 
+    @contextmanager
+    def converse(self, command: Sequence[str]) -> Iterator[Conversation]:
+        """Start a program that stays (see `TalkingShell.converse`)."""
+        log.debug("run on %s, to be asked: %s", self.name, shlex.join(command))
+        mark = f"NESTCTL_RUN={secrets.token_hex(8)}"
+        deadline = Deadline.after(_START_S, f"Starting '{command[0]}' on '{self.name}'")
+        try:
+            channel = self.transport.open_session(timeout=deadline.remaining_s)
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise GuestError(f"The connection to '{self.name}' was lost: {error}.") from error
+        with channel:
+            conversation = SshConversation(self.name, channel, tuple(command))
+            try:
+                try:
+                    start_command(channel, f"{mark} {shlex.join(command)}", deadline)
+                except (paramiko.SSHException, EOFError, OSError) as error:
+                    raise GuestError(f"'{self.name}' does not start '{command[0]}': {error}.") from error
+                yield conversation
+            finally:
+                if conversation.owes_answer:
+                    self._end(mark)
+
     def _end(self, mark: str) -> None:
         failures = suppress(DeadlineError, OSError, EOFError, paramiko.SSHException)
         with failures, self.transport.open_session(timeout=_END_S) as channel:
             deadline = Deadline.after(_END_S, "Ending a command")
             start_command(channel, shlex.join(("sh", "-c", _END_COMMAND, "sh", mark)), deadline)
-            _exchange(channel, b"", deadline)
+            exchange(channel, b"", deadline)
 
     @contextmanager
     def open_socket_to(self, command: Sequence[str]) -> Iterator[Path]:
@@ -301,52 +325,6 @@ def _log_in(transport: paramiko.Transport, name: str, identity: Identity, deadli
     transport.set_keepalive(15)
 
 
-def start_command(channel: paramiko.Channel, command: str, deadline: Deadline) -> None:
-    """Have the server start a command. Raises `SSHException` when it has not said by the deadline that it will.
-
-    paramiko waits for that answer without an end, and a machine that hangs never gives it.
-    """
-    timer = threading.Timer(deadline.remaining_s, channel.close)
-    timer.daemon = True
-    timer.start()
-    try:
-        channel.exec_command(command)
-    finally:
-        timer.cancel()
-
-
-def _exchange(channel: paramiko.Channel, stdin: bytes, deadline: Deadline) -> tuple[int, bytes, bytes]:
-    """Send a command its input, read both of its streams, together, to their ends, and wait for its exit code."""
-    threading.Thread(target=_feed, args=(channel, stdin), daemon=True).start()
-    stdout: list[bytes] = []
-    stderr: list[bytes] = []
-    too_late = DeadlineError(f"A command did not end in time: {deadline.purpose} may take {deadline.timeout_s:.0f} s.")
-    while not (channel.eof_received or channel.closed) or channel.recv_ready() or channel.recv_stderr_ready():
-        if deadline.is_over:
-            raise too_late
-        # A channel is readable when data or the end of a stream has come.
-        select.select([channel], [], [], min(1.0, deadline.remaining_s))
-        if channel.recv_ready():
-            stdout.append(channel.recv(_CHUNK_BYTES))
-        if channel.recv_stderr_ready():
-            stderr.append(channel.recv_stderr(_CHUNK_BYTES))
-    # A command may close its streams long before it ends.
-    if not channel.status_event.wait(deadline.remaining_s):
-        raise too_late
-    exit_code = channel.recv_exit_status()
-    # A command without an exit code was ended by a signal, and sshd ended its streams; or the connection is gone.
-    if exit_code == -1 and not (channel.eof_received and channel.get_transport().is_active()):
-        raise EOFError("it was closed")
-    return exit_code, b"".join(stdout), b"".join(stderr)
-
-
 def _says_missing(program: str, said: str) -> bool:
     """Tell whether a guest's shell said that the program itself is missing, not one that it runs."""
     return bool(re.search(rf": {re.escape(program)}: ((command )?not found|No such file)", said))
-
-
-def _feed(channel: paramiko.Channel, stdin: bytes) -> None:
-    with suppress(OSError, paramiko.SSHException):  # the command may end without reading all of it
-        if stdin:
-            channel.sendall(stdin)
-        channel.shutdown_write()

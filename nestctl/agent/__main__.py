@@ -1,4 +1,8 @@
-"""Run one subcommand and print its answer as JSON: `python3 -m nestctl.agent facts [--passive]`."""
+"""Run one subcommand and print its answer as JSON: `python3 -m nestctl.agent facts [--passive]`.
+
+With `serve` it stays: each line of its input is a subcommand with its arguments, as a JSON array, and is answered by
+one line. The first failure ends it.
+"""
 
 from __future__ import annotations
 
@@ -10,20 +14,31 @@ from typing import Any, Sequence
 
 # A subcommand is a module with `add_arguments(parser)` and `run(options) -> what json.dump can print`. Only that which
 # is asked for is imported: two levels down, under emulation, each module that is compiled costs a tenth of a second.
-SUBCOMMANDS = ("facts", "measure")
+SUBCOMMANDS = ("facts", "fingerprint", "measure")
+SERVE = "serve"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="agent", description=__doc__)
-    parser.add_argument("subcommand", choices=SUBCOMMANDS)
+    parser.add_argument("subcommand", choices=(*SUBCOMMANDS, SERVE))
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
     chosen = parser.parse_args(arguments)
-    module: Any = import_module("." + chosen.subcommand, __package__)
-    options = argparse.ArgumentParser(prog=f"agent {chosen.subcommand}", description=module.__doc__)
-    module.add_arguments(options)
-    json.dump(module.run(options.parse_args(chosen.arguments)), sys.stdout)
-    sys.stdout.write("\n")
+    if chosen.subcommand == SERVE:
+        for line in sys.stdin:
+            subcommand, *words = json.loads(line)
+            answer(subcommand, words)
+    else:
+        answer(chosen.subcommand, chosen.arguments)
     return 0
+
+
+def answer(subcommand: str, arguments: Sequence[str]) -> None:
+    module: Any = import_module("." + subcommand, __package__)
+    options = argparse.ArgumentParser(prog=f"agent {subcommand}", description=module.__doc__)
+    module.add_arguments(options)
+    json.dump(module.run(options.parse_args(arguments)), sys.stdout)
+    sys.stdout.write("\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

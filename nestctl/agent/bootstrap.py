@@ -1,5 +1,7 @@
 """Run the agent from its sources on standard input: `python3 -c THIS_FILE SUBCOMMAND ... < {"module": "source", ...}`.
 
+The sources are one line; what comes behind it is the subcommand's.
+
 It imports from memory, so the machine needs nothing installed and no file is left on it.
 """
 
@@ -34,5 +36,5 @@ class SourcesImporter(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 if __name__ == "__main__":
-    sys.meta_path.insert(0, SourcesImporter(json.load(sys.stdin)))
+    sys.meta_path.insert(0, SourcesImporter(json.loads(sys.stdin.readline())))
     sys.exit(importlib.import_module("agent.__main__").main(sys.argv[1:]))

@@ -18,7 +18,6 @@ from typing import Any, Callable, Iterator
 
 from . import exits, faults, kernel
 from .fact import NotFoundOut
-from .fingerprint import read_fingerprint
 from .memory import Memory
 from .native import CHASE, COPY, COUNT_DOWN, LINE_BYTES, LINK_CYCLE, NotMeasuredError, Routine
 from .sampling import Outcome, clock_ns, take_samples
@@ -35,7 +34,6 @@ BLOCK_BYTES = 4096
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workload", action="append", choices=sorted(WORKLOADS), help="repeat for more; default: all")
     parser.add_argument("--samples", type=int, default=3, help="samples of each workload")
-    parser.add_argument("--versions", action="store_true", help="ask QEMU and libvirt for theirs")
     parser.add_argument("--target-ms", type=int, default=100, help="time that one sample should take")
 
 
@@ -50,7 +48,6 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "schema": "nestctl.measure/1",
         "begin_ns": begin_ns,
         "end_ns": clock_ns(),
-        "environment": read_fingerprint(has_versions=arguments.versions),
         "outcomes": outcomes,
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from nestctl.adapters.shell import Shell
+from nestctl.adapters.shell import TalkingShell
 
 
 class Level(Protocol):
@@ -21,7 +21,7 @@ class Level(Protocol):
     @property
     def above(self) -> str | None: ...
     @property
-    def shell(self) -> Shell: ...
+    def shell(self) -> TalkingShell: ...
     @property
     def is_emulated(self) -> bool: ...
     @property

@@ -15,6 +15,7 @@ from nestctl.bench.summary import (
     Ratio,
     Row,
     Summary,
+    harness_share,
     measured_share,
     widest,
 )
@@ -160,7 +161,14 @@ def _notes(summary: Summary) -> Iterator[str]:
             yield f"{level.name}: {len(failed)} of its visits failed, the first with: {failed[0].failure}"
     share = measured_share(summary.results)
     if share is not None:
-        yield f"{share:.0%} of the time of all visits was samples; the rest went into starting and calibrating."
+        yield f"{share:.0%} of the time of all visits was samples; the rest went into preparing and calibrating."
+    cost = harness_share(summary.results)
+    if cost is not None:
+        setup_s = sum(level.setup_ns or 0 for level in summary.results.levels) / 1e9
+        yield (
+            f"nestctl's own cost: {format_percent(max(cost, 0))} of the time of the workloads, and once, before all "
+            f"visits, {setup_s:.1f} s to start an agent on every level and to ask what it is."
+        )
     yield from summary.results.left_out
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from nestctl import __version__
-from nestctl.adapters.agent import run_agent
+from nestctl.bench.agents import Agents
 from nestctl.bench.boot import read_boots, wants_boots
 from nestctl.bench.level import Level
 from nestctl.bench.programs import Program, read_programs
@@ -19,7 +19,17 @@ from nestctl.bench.summary import summarize, widest
 from nestctl.bench.workloads import AGENT_WORKLOADS, choose_workloads
 from nestctl.deadline import Deadline
 from nestctl.errors import DeadlineError, NestctlError, UsageError
-from nestctl.model.samples import Call, Ending, LevelRecord, Outcome, Results, Settings, Workload, parse_measurement
+from nestctl.model.samples import (
+    Call,
+    Ending,
+    LevelRecord,
+    Outcome,
+    Results,
+    Settings,
+    Workload,
+    parse_fingerprint,
+    parse_measurement,
+)
 
 Step = Callable[[str], AbstractContextManager[None]]
 
@@ -29,12 +39,14 @@ class _Log:
     """What has been seen so far; an interrupted run is what is in here."""
 
     levels: Sequence[Level]
+    agents: Agents
     workloads: tuple[Workload, ...]
     settings: Settings
     title: str
     created: str
     calls: list[Call] = field(default_factory=list)
     environments: dict[str, dict[str, str]] = field(default_factory=dict)
+    setups_ns: dict[str, int] = field(default_factory=dict)
     boots: Mapping[str, tuple[Outcome, ...]] = field(default_factory=dict)
 
     def results(self, ending: Ending) -> Results:
@@ -57,6 +69,7 @@ class _Log:
             is_emulated=level.is_emulated,
             accelerator=level.accelerator,
             environment=self.environments.get(level.name, {}),
+            setup_ns=self.setups_ns.get(level.name),
             outcomes=self.boots.get(level.name, ()),
         )
 
@@ -76,6 +89,7 @@ def run_bench(
     _check_names(levels)
     log = _Log(
         levels=levels,
+        agents=Agents(),
         workloads=choose_workloads(settings.workloads),
         settings=settings,
         title=title,
@@ -86,7 +100,8 @@ def run_bench(
         if wants_boots(log.workloads):
             with step("Boot times"):
                 log.boots = read_boots(levels, log.workloads, deadline)
-        _run_rounds(log, deadline, step)
+        with log.agents:
+            _run_rounds(log, deadline, step)
     except KeyboardInterrupt:
         ending = Ending.INTERRUPTED
     except DeadlineError:
@@ -158,17 +173,20 @@ def _measure(visit: _Visit, number: int, names: Sequence[str], deadline: Deadlin
     level, settings = visit.level, log.settings
     arguments = ["measure", f"--samples={settings.samples}", f"--target-ms={settings.target_ms}"]
     arguments += [f"--workload={name}" for name in names]
-    if level.name not in log.environments:
-        arguments.append("--versions")
     timeout_s = min(_timeout_s(level, len(names), settings), deadline.remaining_s)
     call = Call(level=level.name, round=number, is_control=visit.is_control, host_begin_ns=_clock_ns(), host_end_ns=0)
+    visiting = Deadline.after(timeout_s, f"Measuring '{level.name}'")
     try:
-        document = run_agent(level.shell, arguments, deadline=Deadline.after(timeout_s, f"Measuring '{level.name}'"))
+        if level.name not in log.environments:
+            document = log.agents.ask(level, ("fingerprint",), deadline=visiting)
+            log.environments[level.name] = parse_fingerprint(document, where=level.shell.where)
+            log.setups_ns[level.name] = _clock_ns() - call.host_begin_ns
+            call = call.model_copy(update={"host_begin_ns": _clock_ns()})
+        document = log.agents.ask(level, arguments, deadline=visiting)
         measured = parse_measurement(document, where=level.shell.where)
     except NestctlError as error:
         return call.model_copy(update={"host_end_ns": _clock_ns(), "failure": error.message})
     end_ns = _clock_ns()
-    log.environments.setdefault(level.name, measured.environment)
     stamps = {"host_end_ns": end_ns, "level_begin_ns": measured.begin_ns, "level_end_ns": measured.end_ns}
     return call.model_copy(update={**stamps, "outcomes": measured.outcomes})
 

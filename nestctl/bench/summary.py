@@ -152,6 +152,17 @@ def measured_share(results: Results) -> float | None:
     return sum(sample.elapsed_ns for sample in samples) / visits_ns if visits_ns > 0 else None
 
 
+def harness_share(results: Results) -> float | None:
+    """Say what measuring itself cost: the time of visits outside their workloads, as a part of that inside."""
+    visits = [
+        (call.host_end_ns - call.host_begin_ns, call.level_end_ns - call.level_begin_ns)
+        for call in results.calls
+        if call.level_begin_ns is not None and call.level_end_ns is not None
+    ]
+    measured_ns = sum(inside for _, inside in visits)
+    return sum(around - inside for around, inside in visits) / measured_ns if measured_ns > 0 else None
+
+
 def _summarize_row(results: Results, workload: Workload) -> Row:
     figures = {level.name: _summarize_figure(results, level, workload) for level in results.levels}
     row = Row(workload=workload, figures=(), control=_compare_control(results, workload, figures))

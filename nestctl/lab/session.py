@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from nestctl.adapters.libvirt import Domain, choose_uri
 from nestctl.adapters.process import LocalShell
-from nestctl.adapters.shell import Shell
+from nestctl.adapters.shell import TalkingShell
 from nestctl.check import check_this_machine
 from nestctl.deadline import Deadline
 from nestctl.errors import UsageError
@@ -36,7 +36,7 @@ class OpenLevel:
     name: str
     depth: int
     above: str | None
-    shell: Shell
+    shell: TalkingShell
     accelerator: str
     is_emulated: bool
     boot_s: tuple[float, ...] = ()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from enum import StrEnum
-from typing import Final, Literal, Self
+from typing import Final, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import from_json
@@ -99,13 +99,19 @@ class Outcome(Frozen):
         return self
 
 
+class Fingerprint(Frozen):
+    """What the agent's `fingerprint` prints (nestctl/agent/fingerprint.py)."""
+
+    schema_: Literal["nestctl.fingerprint/1"] = Field(alias="schema")
+    environment: dict[str, str]
+
+
 class Measurement(Frozen):
     """What the agent's `measure` prints (nestctl/agent/measure.py)."""
 
     schema_: Literal["nestctl.measure/1"] = Field(alias="schema")
     begin_ns: int
     end_ns: int
-    environment: dict[str, str]
     outcomes: tuple[Outcome, ...]
 
 
@@ -131,6 +137,7 @@ class LevelRecord(Frozen):
     """A level as it was: L0 has depth 0, and `above` names the level whose hypervisor runs this one.
 
     `outcomes` are those the level did not measure itself, such as its boot; `environment` is its fingerprint.
+    `setup_ns` is what starting the agent there and asking for that took, by L0's clock.
     """
 
     name: str
@@ -139,6 +146,7 @@ class LevelRecord(Frozen):
     is_emulated: bool
     accelerator: str
     environment: dict[str, str] = Field(default_factory=dict)
+    setup_ns: int | None = Field(default=None, ge=0)
     outcomes: tuple[Outcome, ...] = ()
 
 
@@ -192,8 +200,20 @@ class Results(Frozen):
 
 def parse_measurement(document: object, *, where: str) -> Measurement:
     """Check what the agent said at the machine `where`. Raises `FailedError`."""
+    return _parse_answer(Measurement, document, where)
+
+
+def parse_fingerprint(document: object, *, where: str) -> dict[str, str]:
+    """Check likewise what the agent said of the machine, and return it. Raises `FailedError`."""
+    return _parse_answer(Fingerprint, document, where).environment
+
+
+_Answer = TypeVar("_Answer", bound=Frozen)
+
+
+def _parse_answer(kind: type[_Answer], document: object, where: str) -> _Answer:
     try:
-        return Measurement.model_validate_json(json.dumps(document))
+        return kind.model_validate_json(json.dumps(document))
     except ValidationError as error:
         raise FailedError(f"The agent on {where} answered with something else: {_first_mistake(error)}.") from error
 

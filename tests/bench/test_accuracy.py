@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
 
 from nestctl.adapters.process import LocalShell
-from nestctl.adapters.shell import Completed
+from nestctl.adapters.shell import Completed, Conversation
 from nestctl.bench.run import run_bench
 from nestctl.bench.summary import Ratio, summarize
 from nestctl.deadline import Deadline
@@ -31,18 +32,32 @@ def _throttled(write_ns: int) -> tuple[str, str]:
 
 
 @dataclass(frozen=True)
+class Slowing:
+    """What is said to an agent, with other code in place of `old` when it is sent."""
+
+    conversation: Conversation
+    old: bytes
+    new: bytes
+
+    def ask(self, text: bytes, *, deadline: Deadline) -> bytes:
+        slowed = text.replace(self.old, self.new)
+        assert (slowed != text) == (b"agent.measure" in text)
+        return self.conversation.ask(slowed, deadline=deadline)
+
+    def end(self, *, deadline: Deadline) -> Completed:
+        return self.conversation.end(deadline=deadline)
+
+
+@dataclass(frozen=True)
 class SlowedShell(LocalShell):
     """This machine, but its agent has a known cost that it does not count."""
 
     change: tuple[str, str] = _BUSY
 
-    def run(
-        self, command: Sequence[str], *, deadline: Deadline, stdin: bytes = b"", descriptors: Sequence[int] = ()
-    ) -> Completed:
-        old, new = self.change
-        slowed = stdin.replace(old.encode(), new.encode())
-        assert slowed != stdin
-        return super().run(command, deadline=deadline, stdin=slowed, descriptors=descriptors)
+    @contextmanager
+    def converse(self, command: Sequence[str]) -> Iterator[Conversation]:
+        with super().converse(command) as conversation:
+            yield Slowing(conversation, *(text.encode() for text in self.change))
 
 
 @dataclass(frozen=True)

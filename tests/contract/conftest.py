@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nestctl.adapters.process import LocalShell
-from nestctl.adapters.shell import Shell
+from nestctl.adapters.shell import TalkingShell
 from nestctl.adapters.ssh import JumpRoute, SshShell, open_ssh
 from nestctl.deadline import Deadline
 from nestctl.lab.store import keep_lab
@@ -61,7 +61,7 @@ def reachable(sshd: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture(params=["local", "stoppable", "ssh", "jumped"])
-def shell(request: pytest.FixtureRequest) -> Shell:
+def shell(request: pytest.FixtureRequest) -> TalkingShell:
     """Every kind of shell that there is: the tests that take it hold for each."""
     if request.param == "local":
         return LocalShell()

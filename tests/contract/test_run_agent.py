@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nestctl.adapters.agent import run_agent
+from nestctl.adapters.agent import open_agent, run_agent
 from nestctl.adapters.process import LocalShell
 from nestctl.deadline import Deadline
 from nestctl.errors import FailedError, PrerequisiteError
@@ -71,3 +71,19 @@ def test_an_answer_that_is_no_json_is_shown(tmp_path: Path) -> None:
 def test_a_silent_failure_is_said_to_be_one(tmp_path: Path) -> None:
     with pytest.raises(FailedError, match="exit code 3: it printed nothing"):
         run_agent(shell_with_python(tmp_path, "cat > /dev/null; exit 3"), ["facts"], deadline=soon())
+
+
+def test_an_agent_that_stays_answers_until_it_fails_and_says_why() -> None:
+    with open_agent(LocalShell()) as agent:
+        for _ in range(2):
+            assert agent.ask(["fingerprint"], deadline=soon())["environment"]["kernel"]
+        words = ["measure", "--workload=syscall", "--target-ms=1", "--samples=1"]
+        assert agent.ask(words, deadline=soon())["outcomes"][0]["samples"]
+        with pytest.raises(FailedError, match="--guess"):
+            agent.ask(["measure", "--guess"], deadline=soon())
+
+
+def test_python_that_is_missing_is_a_prerequisite_for_one_that_stays(tmp_path: Path) -> None:
+    shell = shell_with_python(tmp_path, "echo 'sh: 1: python3: not found' >&2; exit 127")
+    with pytest.raises(PrerequisiteError, match="There is no 'python3' on this machine"), open_agent(shell) as agent:
+        agent.ask(["fingerprint"], deadline=soon())

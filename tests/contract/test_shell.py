@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from nestctl.adapters.shell import Shell
+from nestctl.adapters.shell import Shell, TalkingShell
 from nestctl.deadline import Deadline
 from nestctl.errors import CommandError, DeadlineError, ExitCode, PrerequisiteError
 
@@ -130,3 +131,49 @@ def test_many_commands_run_at_once(shell: Shell) -> None:
 
 def test_a_place_has_a_name(shell: Shell) -> None:
     assert shell.where.strip("'") in {"this machine", "server", "inner"}
+
+
+_ECHO = "import sys\nfor line in sys.stdin: print(line.strip() * 3, flush=True)"
+
+
+def is_running(word: str) -> bool:
+    return any(word.encode() in path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists())
+
+
+def wait_until_gone(word: str) -> None:
+    for _ in Deadline.after(10, f"The end of '{word}'").poll(0.05):
+        if not is_running(word):
+            return
+
+
+def test_a_program_that_stays_is_asked_again_and_again_and_ends(shell: TalkingShell) -> None:
+    with shell.converse(("python3", "-c", _ECHO, "nestctl-stays")) as conversation:
+        assert conversation.ask(b"ab\n", deadline=soon()) == b"ababab\n"
+        long = b"x" * MEBIBYTE
+        assert conversation.ask(long + b"\n", deadline=soon()) == 3 * long + b"\n"
+        assert is_running("nestctl-stays")
+    wait_until_gone("nestctl-stays")
+
+
+def test_a_program_that_ends_instead_of_answering_says_why(shell: TalkingShell) -> None:
+    with shell.converse(("sh", "-c", "read line; echo 'no more' >&2; exit 3")) as conversation:
+        assert conversation.ask(b"\n", deadline=soon()) == b""
+        completed = conversation.end(deadline=soon())
+    assert (completed.exit_code, completed.stderr) == (3, b"no more\n")
+
+
+def test_a_program_that_owes_an_answer_is_ended(shell: TalkingShell) -> None:
+    with shell.converse(("python3", "-c", "import time; time.sleep(60)", "nestctl-owes")) as conversation:
+        with pytest.raises(DeadlineError):
+            conversation.ask(b"\n", deadline=Deadline.after(0.3, "An answer"))
+        assert is_running("nestctl-owes")
+    wait_until_gone("nestctl-owes")
+
+
+def test_a_program_that_is_asked_when_we_are_interrupted_is_ended(shell: TalkingShell) -> None:
+    stop = threading.Event()
+    threading.Timer(0.3, stop.set).start()
+    command = ("python3", "-c", "import time; time.sleep(60)", "nestctl-asked")
+    with pytest.raises(KeyboardInterrupt), shell.converse(command) as conversation:
+        conversation.ask(b"\n", deadline=Deadline.after(5, "An answer", stop=stop))
+    wait_until_gone("nestctl-asked")

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from paramiko import SSHException
 
-from nestctl.adapters.ssh import start_command
+from nestctl.adapters.channel import start_command
 from nestctl.adapters.ssh_options import Destination
 from nestctl.adapters.user_ssh import open_user_ssh
 from nestctl.deadline import Deadline

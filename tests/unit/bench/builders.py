@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from nestctl.adapters.shell import Completed, Shell
+from nestctl.adapters.shell import Completed, TalkingShell
 from nestctl.bench.workloads import WORKLOADS
 from nestctl.deadline import Deadline
 from nestctl.model.samples import Call, Ending, LevelRecord, Outcome, Results, Sample, Settings, Workload
@@ -25,6 +26,7 @@ class FakeShell:
     not_measured: str = ""
     systemctl: str = "12000000"
     commands: list[str] = field(default_factory=list)
+    conversations: int = 0
 
     def __post_init__(self) -> None:
         self._costs = iter(self.ns_per_operation)
@@ -47,10 +49,14 @@ class FakeShell:
             "schema": "nestctl.measure/1",
             "begin_ns": begin_ns,
             "end_ns": self._clock_ns,
-            "environment": {"kernel": "6.1.0-fake"},
             "outcomes": [self._outcome(name, cost, begin_ns) for name in names],
         }
         return self._answer(command, json.dumps(document))
+
+    @contextmanager
+    def converse(self, command: Sequence[str]) -> Iterator[FakeConversation]:
+        self.conversations += 1
+        yield FakeConversation(self)
 
     def _outcome(self, name: str, cost: int, begin_ns: int) -> dict[str, object]:
         if self.not_measured:
@@ -62,12 +68,29 @@ class FakeShell:
         return Completed(command=tuple(command), where=self.name, exit_code=0, stdout=text.encode(), stderr=b"")
 
 
+@dataclass
+class FakeConversation:
+    """An agent that stays on a machine: each question is a command there."""
+
+    shell: FakeShell
+
+    def ask(self, text: bytes, *, deadline: Deadline) -> bytes:
+        words = json.loads(text.splitlines()[-1])
+        if words == ["fingerprint"]:
+            environment = {"kernel": "6.1.0-fake"}
+            return json.dumps({"schema": "nestctl.fingerprint/1", "environment": environment}).encode() + b"\n"
+        return self.shell.run(words, deadline=deadline).stdout
+
+    def end(self, *, deadline: Deadline) -> Completed:
+        raise AssertionError(f"it always answers, and so was not to be ended by {deadline.purpose}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Machine:
     """A `nestctl.bench.run.Level`."""
 
     name: str
-    shell: Shell
+    shell: TalkingShell
     depth: int = 0
     above: str | None = None
     is_emulated: bool = False

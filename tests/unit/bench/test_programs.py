@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nestctl.adapters.process import LocalShell
-from nestctl.adapters.shell import Completed
+from nestctl.adapters.shell import Completed, Conversation
 from nestctl.bench.programs import Program, parse_output, read_programs
 from nestctl.bench.run import run_bench
 from nestctl.bench.run_program import run_program
@@ -77,6 +78,9 @@ class ScriptedShell:
         self.commands.append(text)
         code, printed = next((answer for word, answer in self.answers.items() if word in text), (0, ""))
         return Completed(command=tuple(command), where=self.name, exit_code=code, stdout=printed.encode(), stderr=b"")
+
+    def converse(self, command: Sequence[str]) -> AbstractContextManager[Conversation]:
+        raise AssertionError(f"programs need no agent: {command}")
 
 
 def network() -> Program:

@@ -9,11 +9,11 @@ from nestctl.agent import measure
 from nestctl.bench.boot import parse_boot
 from nestctl.bench.report import describe_notes
 from nestctl.bench.run import run_bench
-from nestctl.bench.summary import summarize, widest
+from nestctl.bench.summary import harness_share, summarize, widest
 from nestctl.bench.use_case import choose_settings, list_left_out
 from nestctl.bench.workloads import AGENT_WORKLOADS, WORKLOADS, choose_workloads
 from nestctl.deadline import Deadline
-from nestctl.errors import UsageError
+from nestctl.errors import FailedError, UsageError
 from nestctl.model.samples import Ending, Settings, parse_results, render_results
 from tests.unit.bench.builders import FakeShell, Machine, level
 
@@ -205,6 +205,21 @@ def test_levels_and_workloads_have_to_make_sense() -> None:
     assert [workload.name for workload in choose_workloads(["cpu", "cpu"])] == ["cpu"]
 
 
+def test_an_agent_stays_for_the_run_and_one_that_failed_is_followed_by_another() -> None:
+    calls = itertools.count(1)
+
+    def fail_the_second() -> None:
+        if next(calls) == 2:
+            raise FailedError("The agent broke.")
+
+    shell = FakeShell("L0", itertools.repeat(5), before=fail_the_second)
+    results = run_bench([level(shell)], settings=Settings(rounds=4, workloads=("cpu",)), deadline=soon())
+    assert [call.failure for call in results.calls] == ["", "The agent broke.", "", ""]
+    assert shell.conversations == 2
+    assert results.levels[0].environment == {"kernel": "6.1.0-fake"}
+    assert results.levels[0].setup_ns is not None
+
+
 @pytest.mark.slow
 def test_this_machine_measured_twice_for_real() -> None:
     levels = [
@@ -222,3 +237,4 @@ def test_this_machine_measured_twice_for_real() -> None:
         # The same machine: whatever the noise of a busy one, no workload costs ten times as much.
         assert 0.1 < again.ratios[0].value < 10
     assert results.levels[0].environment["kernel"]
+    assert 0 < (harness_share(results) or 0) < 1

@@ -1,6 +1,6 @@
 import pytest
 
-from nestctl.bench.summary import check_clock, summarize
+from nestctl.bench.summary import check_clock, harness_share, summarize
 from nestctl.bench.workloads import choose_workloads
 from nestctl.model.samples import Call, Sample
 from tests.unit.bench.builders import SECOND_NS, call, record, results
@@ -66,3 +66,12 @@ def test_a_slow_start_of_one_call_is_no_drift() -> None:
 def test_one_call_cannot_show_a_drift() -> None:
     assert check_clock("l1", [clocked(1, 1.0)]).drift is None
     assert not check_clock("l1", []).is_wrong
+
+
+def test_what_measuring_costs_is_the_time_of_visits_outside_their_workloads() -> None:
+    """A second inside, and 20 ms more around it; a visit that failed, and one of a program, say nothing of it."""
+    visit = call("L0", 1, "cpu", 1000)
+    visit = visit.model_copy(update={"host_end_ns": visit.host_end_ns + SECOND_NS // 50})
+    program = visit.model_copy(update={"level_begin_ns": None, "level_end_ns": None})
+    assert harness_share(results([record("L0")], [visit, visit, program])) == pytest.approx(0.02)
+    assert harness_share(results([record("L0")], [program])) is None
