@@ -147,6 +147,7 @@ def _notes(summary: Summary) -> Iterator[str]:
         yield f"In brackets: 95 % bootstrap interval of the ratio; {SAME} no detectable difference."
     else:
         yield f"Fewer than {FEWEST_FOR_INTERVAL} rounds: too few for an interval, so no ratio says how sure it is."
+    yield from _boot_notes(summary)
     yield from _control_notes(summary)
     yield from _precision_notes(summary)
     for clock in summary.clocks:
@@ -170,6 +171,16 @@ def _notes(summary: Summary) -> Iterator[str]:
             f"visits, {setup_s:.1f} s to start an agent on every level and to ask what it is."
         )
     yield from summary.results.left_out
+
+
+def _boot_notes(summary: Summary) -> Iterator[str]:
+    if (fresh := summary.results.settings.fresh) is None:
+        return
+    boots = max((call.boot for call in summary.results.calls), default=0)
+    text = f"The guests were booted anew after every {'round' if fresh == 1 else f'{fresh} rounds'}: {boots} boots."
+    if fresh > 1:
+        text += " Rounds of one boot may be more alike than others, and the intervals too narrow then."
+    yield text
 
 
 def _disturbance_notes(summary: Summary) -> Iterator[str]:
@@ -278,6 +289,9 @@ def _describe_level(level: LevelRecord, drift: float | None) -> Head:
         "kvm_backend": "Behind /dev/kvm",
         "transparent_hugepages": "Huge pages",
         "largest_cache": "Largest cache",
+        "check.can_nest": "Can nest (check)",
+        "check.nests_well": "Nests well (check)",
+        "pinned": "Pinned",
     }
     facts = [(title, level.environment[name]) for name, title in names.items() if name in level.environment]
     facts.append(("Clock against L0", "not measurable" if drift is None else f"{drift:+.2%}"))

@@ -15,7 +15,7 @@ from nestctl.bench.boot import read_boots, wants_boots
 from nestctl.bench.level import Level
 from nestctl.bench.programs import Program, read_programs
 from nestctl.bench.run_program import run_program
-from nestctl.bench.summary import summarize, widest
+from nestctl.bench.summary import is_precise
 from nestctl.bench.workloads import AGENT_WORKLOADS, choose_workloads
 from nestctl.deadline import Deadline
 from nestctl.errors import DeadlineError, NestctlError, UsageError
@@ -39,6 +39,7 @@ class _Log:
     """What has been seen so far; an interrupted run is what is in here."""
 
     levels: Sequence[Level]
+    measured: Sequence[Level]
     agents: Agents
     workloads: tuple[Workload, ...]
     settings: Settings
@@ -79,9 +80,15 @@ def _silently(_text: str) -> AbstractContextManager[None]:
 
 
 def run_bench(
-    levels: Sequence[Level], *, settings: Settings, deadline: Deadline, title: str = "", step: Step = _silently
+    levels: Sequence[Level],
+    *,
+    settings: Settings,
+    deadline: Deadline,
+    title: str = "",
+    step: Step = _silently,
+    only: str = "",
 ) -> Results:
-    """Measure all levels; `step` shows each round to the user.
+    """Measure all levels, or `only` the one of that name; `step` shows each round to the user.
 
     A level that fails, an interruption and the deadline do not raise: they are in the results, with all that was
     measured before. Raises `UsageError` for settings or levels that make no sense.
@@ -89,6 +96,7 @@ def run_bench(
     _check_names(levels)
     log = _Log(
         levels=levels,
+        measured=[level for level in levels if only in ("", level.name)],
         agents=Agents(),
         workloads=choose_workloads(settings.workloads),
         settings=settings,
@@ -99,7 +107,7 @@ def run_bench(
     try:
         if wants_boots(log.workloads):
             with step("Boot times"):
-                log.boots = read_boots(levels, log.workloads, deadline)
+                log.boots = read_boots(log.measured, log.workloads, deadline)
         with log.agents:
             _run_rounds(log, deadline, step)
     except KeyboardInterrupt:
@@ -136,10 +144,10 @@ def _run_rounds(log: _Log, deadline: Deadline, step: Step) -> None:
     if not names and not programs:
         return
     begun_s, longest_s = time.monotonic(), 0.0
-    for number, visits in enumerate(_plan_rounds(log.levels, settings), start=1):
+    for number, visits in enumerate(_plan_rounds(log.measured, settings), start=1):
         spent_s = time.monotonic() - begun_s
         is_late = settings.budget_s is not None and spent_s + longest_s > settings.budget_s
-        if number > settings.fewest_rounds and (is_late or _is_precise(log)):
+        if number > settings.fewest_rounds and (is_late or is_precise(log.results(Ending.COMPLETE))):
             return
         with step(f"Round {number} of at most {settings.rounds}: {', '.join(map(str, visits))}"):
             for visit in visits:
@@ -158,13 +166,6 @@ def _plan_rounds(levels: Sequence[Level], settings: Settings) -> Iterator[list[_
         visits.append(_Visit(level=max(levels, key=lambda level: level.depth), is_control=True))
     for _ in range(settings.rounds):
         yield generator.sample(visits, len(visits))
-
-
-def _is_precise(log: _Log) -> bool:
-    if log.settings.until is None:
-        return False
-    interval = widest(summarize(log.results(Ending.COMPLETE)))
-    return interval is not None and interval.half_width <= log.settings.until
 
 
 def _measure(visit: _Visit, number: int, names: Sequence[str], deadline: Deadline, log: _Log) -> Call:

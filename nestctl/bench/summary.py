@@ -11,6 +11,7 @@ from nestctl.model.samples import Better, Call, LevelRecord, Outcome, Results, S
 
 CLOCK_TOLERANCE = 0.05
 DISTURBANCE_TOLERANCE = 0.01  # of a sample, spent ready and without a CPU
+_Stamps = tuple[int, int, int, int]  # L0's clock and the level's when a call began, and when it ended
 NOT_REACHED = "the run ended before it was measured"
 
 
@@ -116,24 +117,30 @@ def summarize(results: Results) -> Summary:
 
 
 def check_clock(level: str, calls: Iterable[Call]) -> ClockCheck:
-    """Compare a level's clock with L0's between its first call and its last.
+    """Compare a level's clock with L0's between its first call and its last of a boot, and take the worst of all boots.
+
+    A guest's clock begins anew with each boot.
+    """
+    boots: dict[int, list[_Stamps]] = {}
+    for call in calls:
+        if call.level == level and call.level_begin_ns is not None and call.level_end_ns is not None:
+            stamps = (call.host_begin_ns, call.level_begin_ns, call.host_end_ns, call.level_end_ns)
+            boots.setdefault(call.boot, []).append(stamps)
+    drifts = [drift for stamped in boots.values() if (drift := _drift(stamped[0], stamped[-1])) is not None]
+    return ClockCheck(level=level, drift=max(drifts, key=abs, default=None))
+
+
+def _drift(first: _Stamps, last: _Stamps) -> float | None:
+    """Say how fast a clock went between two calls.
 
     A call takes a varying time to begin and to end, which disturbs the begin stamps and the end stamps apart; a clock
     that is wrong disturbs both. So the smaller of the two drifts counts.
     """
-    stamped = [
-        (call.host_begin_ns, call.level_begin_ns, call.host_end_ns, call.level_end_ns)
-        for call in calls
-        if call.level == level and call.level_begin_ns is not None and call.level_end_ns is not None
-    ]
-    if not stamped:
-        return ClockCheck(level=level, drift=None)
-    first, last = stamped[0], stamped[-1]
     if last[0] <= first[0] or last[2] <= first[2]:
-        return ClockCheck(level=level, drift=None)
+        return None
     by_begin = (last[1] - first[1]) / (last[0] - first[0]) - 1
     by_end = (last[3] - first[3]) / (last[2] - first[2]) - 1
-    return ClockCheck(level=level, drift=min(by_begin, by_end, key=abs))
+    return min(by_begin, by_end, key=abs)
 
 
 def widest(summary: Summary) -> Interval | None:
@@ -143,6 +150,14 @@ def widest(summary: Summary) -> Interval | None:
     if not intervals or len(intervals) < len(ratios):
         return None
     return max(intervals, key=lambda interval: interval.half_width)
+
+
+def is_precise(results: Results) -> bool:
+    """Tell whether every ratio is known as well as the settings ask for; no where they ask for nothing."""
+    if results.settings.until is None:
+        return False
+    interval = widest(summarize(results))
+    return interval is not None and interval.half_width <= results.settings.until
 
 
 def measured_share(results: Results) -> float | None:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from nestctl.bench.fresh import run_fresh
 from nestctl.bench.html import Written, write_results
-from nestctl.bench.run import Step, longest_run_s, run_bench
+from nestctl.bench.pins import pinned
+from nestctl.bench.run import longest_run_s, run_bench
 from nestctl.bench.stats import FEWEST_FOR_INTERVAL
 from nestctl.bench.summary import Summary, summarize
+from nestctl.bench.verdicts import read_verdicts
 from nestctl.bench.workloads import DEFAULT_WORKLOADS, QUICK_WORKLOADS, WORKLOADS
 from nestctl.deadline import Deadline
 from nestctl.errors import ExitCode
-from nestctl.lab.session import open_levels
+from nestctl.lab.level import Step
+from nestctl.lab.part import boot_anew, expect_settled
+from nestctl.lab.session import OpenLevel, open_levels
 from nestctl.model.lab import Lab
 from nestctl.model.samples import Ending, Results, Settings
 
@@ -39,6 +46,7 @@ def choose_settings(
     budget_s: float | None = None,
     until: float | None = None,
     workloads: Sequence[str] = (),
+    fresh: int | None = None,
     seed: int = 0,
 ) -> Settings:
     """Fill in what the user left open: five rounds, or as many as a named budget or precision takes.
@@ -57,6 +65,7 @@ def choose_settings(
         samples=samples,
         target_ms=target_ms,
         workloads=tuple(workloads) or _choose_names(is_quick=is_quick, is_full=is_full),
+        fresh=fresh,
         seed=seed,
     )
 
@@ -66,11 +75,37 @@ def measure_lab(lab: Lab, *, connect: str | None, settings: Settings, directory:
 
     Raises `UsageError` when the lab is not up, and for a workload there is not.
     """
-    with open_levels(lab, connect=connect) as levels:
-        deadline = Deadline.after(longest_run_s(levels, settings), f"Measuring '{lab.name}'")
-        results = run_bench(levels, settings=settings, deadline=deadline, title=lab.name, step=step)
-    results = results.model_copy(update={"left_out": list_left_out(settings)})
+    if settings.fresh:
+        expect_settled(lab, connect)
+    with open_levels(lab, connect=connect) as levels, step("Checking every level"):
+        verdicts = read_verdicts(levels)
+    about = {name: dict(verdict) for name, verdict in verdicts.items()}
+
+    @contextmanager
+    def open_pinned() -> Iterator[Sequence[OpenLevel]]:
+        with open_levels(lab, connect=connect) as levels, pinned(levels, lab.name) as pins:
+            for name, text in pins.items():
+                about[name]["pinned"] = text
+            yield levels
+
+    if settings.fresh:
+        boot = partial(boot_anew, lab, connect=connect, step=step)
+        results = run_fresh(open_pinned, boot, settings=settings, title=lab.name, step=step)
+    else:
+        with open_pinned() as there:
+            deadline = Deadline.after(longest_run_s(there, settings), f"Measuring '{lab.name}'")
+            results = run_bench(there, settings=settings, deadline=deadline, title=lab.name, step=step)
+    results = _add_environment(results, about)
+    results = results.model_copy(update={"left_out": (*results.left_out, *list_left_out(settings))})
     return Measured(summary=summarize(results), written=write_results(results, directory))
+
+
+def _add_environment(results: Results, about: Mapping[str, Mapping[str, str]]) -> Results:
+    levels = tuple(
+        level.model_copy(update={"environment": {**level.environment, **about.get(level.name, {})}})
+        for level in results.levels
+    )
+    return results.model_copy(update={"levels": levels})
 
 
 def _choose_names(*, is_quick: bool, is_full: bool) -> tuple[str, ...]:

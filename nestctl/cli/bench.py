@@ -79,6 +79,15 @@ def run(
         str | None,
         typer.Option(metavar="PERCENT", help="Repeat until every ratio is known to so many per cent, such as 3%."),
     ] = None,
+    fresh: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=1000,
+            metavar="ROUNDS",
+            help="Boot all guests anew after so many rounds: what a boot changes counts.",
+        ),
+    ] = None,
     workload: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Measure only this; repeat for more.")
     ] = None,
@@ -100,6 +109,7 @@ def run(
         budget_s=parse_duration(budget) if budget else None,
         until=parse_percent(until) if until else None,
         workloads=workload or (),
+        fresh=fresh,
         seed=seed,
     )
     measured = measure_lab(find_lab(lab), connect=connect, settings=settings, directory=output, step=console.step)

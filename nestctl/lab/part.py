@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 
 from nestctl.adapters.process import LocalShell
 from nestctl.deadline import Deadline
 from nestctl.errors import FailedError, UsageError
 from nestctl.lab.bring_up import Wishes
 from nestctl.lab.converge import up
-from nestctl.lab.guest import remove_files
+from nestctl.lab.guest import remove_files, stop_guest
 from nestctl.lab.host import open_connection, plan_on, read_host
 from nestctl.lab.keys import read_keys
-from nestctl.lab.level import Level, Step, boot_timeout_s, open_guest, open_level_in
-from nestctl.lab.nodes import Node
+from nestctl.lab.level import Level, SshAccess, Step, boot_timeout_s, open_guest, open_level_in
+from nestctl.lab.nodes import Node, list_nodes
 from nestctl.lab.plan import GuestPlan
+from nestctl.lab.preview import preview_changes
 from nestctl.lab.render import parse_mark
 from nestctl.lab.store import lab_directory, lock_lab
 from nestctl.model.lab import Lab
@@ -26,6 +27,26 @@ def reset_guest(lab: Lab, node: Node, *, connect: str | None, step: Step, say: C
 
     The rest of the lab is left as it is, what is off as well; only the guests it is in are started, if they are.
     """
+    with (
+        _open_level_of(lab, node, connect) as (level, plan),
+        step(f"Removing {node.name}", lab=lab.name, node=node.name, level=node.level),
+    ):
+        _remove(level, plan)
+    up(lab, connect=connect, step=step, say=say, wishes=Wishes(only=node.path))
+
+
+def stop_node(lab: Lab, node: Node, *, connect: str | None, step: Step) -> None:
+    """Have a guest switch itself off, with all that is inside it; one that is off stays so."""
+    with _open_level_of(lab, node, connect) as (level, plan):
+        found = level.hypervisor.find_domain(plan.domain)
+        if found and found.is_running:
+            with step(f"Stopping {node.name}", lab=lab.name, node=node.name, level=node.level):
+                stop_guest(level, plan.contact, read_keys(lab_directory(lab.name) / "keys.json"), SshAccess())
+
+
+@contextmanager
+def _open_level_of(lab: Lab, node: Node, connect: str | None) -> Iterator[tuple[Level, GuestPlan]]:
+    """Open the level that runs a guest, with the guest's plan, and be the only one who changes the lab meanwhile."""
     host = read_host(connect)
     with lock_lab(lab.name), open_connection(host.uri) as hypervisor, ExitStack() as stack:
         level = Level(shell=LocalShell(), hypervisor=hypervisor)
@@ -37,9 +58,24 @@ def reset_guest(lab: Lab, node: Node, *, connect: str | None, step: Step, say: C
             keys = read_keys(lab_directory(lab.name) / "keys.json")
             shell = stack.enter_context(open_guest(level, outer.contact, keys, deadline))
             level, inside = stack.enter_context(open_level_in(shell)), outer.guests
-        with step(f"Removing {node.name}", lab=lab.name, node=node.name, level=node.level):
-            _remove(level, _find(inside, node.name))
-    up(lab, connect=connect, step=step, say=say, wishes=Wishes(only=node.path))
+        yield level, _find(inside, node.name)
+
+
+def expect_settled(lab: Lab, connect: str | None) -> None:
+    """Raise `UsageError` unless the lab is up as its file says: it is to be put back to that."""
+    if not preview_changes(lab, connect=connect).is_settled:
+        raise UsageError(
+            f"The lab '{lab.name}' is not up as its file says, so it could not be put back.",
+            hint="'nestctl plan' shows what differs; bring it up with 'nestctl up' first.",
+        )
+
+
+def boot_anew(lab: Lab, *, connect: str | None, step: Step) -> None:
+    """Switch all guests of a lab off, and bring them up again with the disks they have."""
+    for node in list_nodes(lab):
+        if not node.outer:
+            stop_node(lab, node, connect=connect, step=step)
+    up(lab, connect=connect, step=step, say=lambda _text: None)
 
 
 def remove_guests(lab: Lab, names: Iterable[str], *, connect: str | None, step: Step) -> None:

@@ -119,11 +119,13 @@ class Call(Frozen):
     """One visit to a level. `host_*_ns` is L0's raw clock around it, `level_*_ns` the level's own raw clock inside.
 
     A call that failed has the reason, and no outcomes. A control is a second visit of its round to one level, and its
-    figures are compared with those of the first: two series of the same thing, measured as two levels are.
+    figures are compared with those of the first: two series of the same thing, measured as two levels are. `boot`
+    counts the boots of the guests within the run.
     """
 
     level: str
     round: int = Field(ge=1)
+    boot: int = Field(default=1, ge=1)
     is_control: bool = False
     host_begin_ns: int
     host_end_ns: int
@@ -155,7 +157,7 @@ class Settings(Frozen):
 
     Once `fewest_rounds` have been done, no round is begun that would not end within `budget_s`, and none when the
     interval of every ratio has a half width of at most `until` (0.03 is 3 %). The order within a round is drawn with
-    `seed`. An empty list of workloads means all.
+    `seed`. An empty list of workloads means all. After `fresh` rounds the guests are booted anew, if it is given.
     """
 
     rounds: int = Field(default=5, ge=1, le=1000)
@@ -165,6 +167,7 @@ class Settings(Frozen):
     samples: int = Field(default=3, ge=1, le=1000)
     target_ms: int = Field(default=100, ge=1, le=60_000)
     budget_s: float | None = Field(default=None, gt=0)
+    fresh: int | None = Field(default=None, ge=1, le=1000)
     seed: int = 0
     workloads: tuple[str, ...] = ()
 

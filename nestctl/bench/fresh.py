@@ -1,0 +1,104 @@
+"""A run over several boots: the guests are booted anew every so many rounds, and all of it is one run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+
+from nestctl.bench.level import Level
+from nestctl.bench.run import Step, longest_run_s, run_bench
+from nestctl.bench.summary import is_precise
+from nestctl.bench.workloads import BOOT_TO_SSH
+from nestctl.deadline import Deadline
+from nestctl.errors import NestctlError
+from nestctl.model.samples import Ending, LevelRecord, Outcome, Results, Settings
+
+
+def run_fresh(
+    open_levels: Callable[[], AbstractContextManager[Sequence[Level]]],
+    boot: Callable[[], None],
+    *,
+    settings: Settings,
+    title: str,
+    step: Step,
+) -> Results:
+    """Measure as `run_bench` does, with `boot` called after every `settings.fresh` rounds.
+
+    Guests that do not come up again end the run as an interruption does, and the reason is in `left_out`.
+    """
+    fresh = settings.fresh or settings.rounds
+    parts: list[Results] = []
+    begun_s, longest_s = time.monotonic(), 0.0
+    while (done := fresh * len(parts)) < settings.rounds:
+        spent_s = time.monotonic() - begun_s
+        if done >= settings.fewest_rounds and _is_enough(parts, settings, spent_s + longest_s):
+            break
+        try:
+            if parts:
+                boot()
+            with open_levels() as levels:
+                part = _part(settings, number=len(parts), rounds=min(fresh, settings.rounds - done))
+                deadline = Deadline.after(longest_run_s(levels, part), f"Measuring '{title}'")
+                parts.append(run_bench(levels, settings=part, deadline=deadline, title=title, step=step))
+        except (NestctlError, KeyboardInterrupt) as error:
+            if not parts:
+                raise
+            return _end(merge_boots(parts, settings), error)
+        if parts[-1].ending is not Ending.COMPLETE:
+            break
+        longest_s = max(longest_s, time.monotonic() - begun_s - spent_s)
+    return merge_boots(parts, settings)
+
+
+def _is_enough(parts: Sequence[Results], settings: Settings, would_be_s: float) -> bool:
+    if settings.budget_s is not None and would_be_s > settings.budget_s:
+        return True
+    return is_precise(merge_boots(parts, settings))
+
+
+def _part(settings: Settings, *, number: int, rounds: int) -> Settings:
+    """Say how to measure between two boots: so many rounds, whatever time they take, in an order of their own."""
+    changes = {
+        "rounds": rounds,
+        "fewest_rounds": rounds,
+        "until": None,
+        "budget_s": None,
+        "seed": settings.seed + number,
+    }
+    return settings.model_copy(update={**changes, "seed": settings.seed + number})
+
+
+def _end(results: Results, error: BaseException) -> Results:
+    left_out = results.left_out
+    if isinstance(error, NestctlError):
+        left_out = (*left_out, f"The guests did not come up again for more rounds: {error.message}")
+    return results.model_copy(update={"ending": Ending.INTERRUPTED, "left_out": left_out})
+
+
+def merge_boots(parts: Sequence[Results], settings: Settings) -> Results:
+    """Make one run of several, each from another boot of the guests, in the order of time."""
+    calls, done = [], 0
+    for number, part in enumerate(parts, start=1):
+        changes = {"boot": number}
+        calls += [call.model_copy(update={**changes, "round": call.round + done}) for call in part.calls]
+        done += part.settings.rounds
+    levels = tuple(_merge_level([part.levels[place] for part in parts]) for place in range(len(parts[0].levels)))
+    last = {"ending": parts[-1].ending, "calls": tuple(calls), "levels": levels, "settings": settings}
+    return parts[0].model_copy(update=last)
+
+
+def _merge_level(records: Sequence[LevelRecord]) -> LevelRecord:
+    outcomes = [*records[0].outcomes]
+    for record in records[1:]:
+        outcomes += [_newest(outcome) for outcome in record.outcomes if outcome.samples]
+    setups_ns = [record.setup_ns for record in records if record.setup_ns is not None]
+    changes = {"outcomes": tuple(outcomes), "setup_ns": sum(setups_ns) if setups_ns else None}
+    return records[0].model_copy(update=changes)
+
+
+def _newest(outcome: Outcome) -> Outcome:
+    """Of the times that 'up' has recorded, all but the last are in the part before."""
+    if outcome.workload != BOOT_TO_SSH:
+        return outcome
+    return outcome.model_copy(update={"samples": outcome.samples[-1:]})

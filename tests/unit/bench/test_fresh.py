@@ -1,0 +1,116 @@
+"""Runs over several boots, over fakes: how often guests are booted, and that it all is one run."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import pytest
+
+from nestctl.adapters.process import LocalShell
+from nestctl.bench.fresh import run_fresh
+from nestctl.bench.report import describe_notes
+from nestctl.bench.summary import check_clock, summarize
+from nestctl.bench.use_case import choose_settings
+from nestctl.bench.verdicts import read_verdicts
+from nestctl.errors import GuestError
+from nestctl.model.samples import Ending, Results, Settings, parse_results, render_results
+from tests.unit.bench.builders import FakeShell, Machine
+
+
+class Lab:
+    """A guest whose clock begins anew with each boot; `fails_at` is the boot that does not succeed."""
+
+    def __init__(self, *, fails_at: int = 0, error: type[BaseException] = GuestError) -> None:
+        self.boots = 1
+        self.fails_at, self.error = fails_at, error
+        self.host = FakeShell("L0", itertools.repeat(5))
+        self.guest = FakeShell("l1", itertools.repeat(9))
+
+    def open(self) -> nullcontext[list[Machine]]:
+        boot_s = tuple(float(number) for number in range(1, self.boots + 1))
+        guest = Machine(name="l1", shell=self.guest, depth=1, above="L0", boot_s=boot_s)
+        return nullcontext([Machine(name="L0", shell=self.host), guest])
+
+    def boot(self) -> None:
+        if self.boots == self.fails_at:
+            raise self.error("It does not answer.")
+        self.boots += 1
+        self.guest = FakeShell("l1", itertools.repeat(9))
+
+
+def run(lab: Lab, **settings: object) -> Results:
+    values = {"rounds": 6, "fresh": 2, "workloads": ("cpu", "boot_to_ssh"), "has_control": True, **settings}
+    return run_fresh(
+        lab.open,
+        lab.boot,
+        settings=Settings.model_validate(values),
+        title="demo",
+        step=lambda *_text, **_about: nullcontext(),
+    )
+
+
+@pytest.mark.parametrize(
+    ("fresh", "boots"), [(1, [1, 2, 3, 4, 5, 6]), (2, [1, 1, 2, 2, 3, 3]), (4, [1, 1, 1, 1, 2, 2])]
+)
+def test_guests_are_booted_between_rounds_and_it_is_one_run(fresh: int, boots: list[int]) -> None:
+    lab = Lab()
+    results = run(lab, fresh=fresh)
+    assert lab.boots == boots[-1]
+    seen = dict.fromkeys((call.round, call.boot) for call in results.calls if call.level == "l1")
+    assert sorted(seen) == list(zip(range(1, 7), boots, strict=True))
+    assert (results.ending, results.settings.rounds, results.settings.fresh) == (Ending.COMPLETE, 6, fresh)
+    assert parse_results(render_results(results), source="x") == results
+    (cpu, boot) = summarize(results).rows
+    assert len(cpu.figures[1].values) == 6
+    assert boot.figures[1].values == tuple(float(number) for number in range(1, lab.boots + 1))
+    assert f"{boots[-1]} boots." in " ".join(describe_notes(summarize(results)))
+
+
+def test_a_clock_that_begins_anew_with_each_boot_is_not_a_wrong_one() -> None:
+    results = run(Lab(), rounds=6, fresh=3)
+    drift = check_clock("l1", results.calls).drift
+    calls = [call.model_copy(update={"boot": 1}) for call in results.calls]
+    wrong = check_clock("l1", calls).drift
+    assert drift is not None
+    assert wrong is not None
+    assert wrong < drift
+
+
+@pytest.mark.parametrize(("error", "said"), [(GuestError, "did not come up again"), (KeyboardInterrupt, "")])
+def test_guests_that_do_not_come_up_again_end_the_run_and_what_there_is_is_kept(
+    error: type[BaseException], said: str
+) -> None:
+    results = run(Lab(fails_at=2, error=error))
+    assert results.ending is Ending.INTERRUPTED
+    assert max(call.round for call in results.calls) == 4
+    assert said in " ".join(results.left_out)
+
+
+def test_a_budget_and_a_precision_end_it_between_boots() -> None:
+    assert max(call.round for call in run(Lab(), rounds=50, fewest_rounds=5, budget_s=1e-9).calls) == 6
+    assert max(call.round for call in run(Lab(), rounds=50, fewest_rounds=5, until=0.5).calls) == 6
+    assert choose_settings(fresh=3).fresh == 3
+
+
+def test_an_interrupted_part_is_the_last() -> None:
+    lab = Lab()
+    steps = itertools.count(1)
+
+    def interrupt() -> None:
+        if next(steps) == 3:
+            raise KeyboardInterrupt
+
+    before: Callable[[], None] = interrupt
+    lab.host = FakeShell("L0", itertools.repeat(5), before=before)
+    results = run(lab)
+    assert results.ending is Ending.INTERRUPTED
+    assert {call.boot for call in results.calls} <= {1, 2}
+
+
+def test_a_level_that_can_be_asked_has_its_verdicts_and_another_none() -> None:
+    verdicts = read_verdicts([Machine(name="L0", shell=LocalShell()), Machine(name="x", shell=FakeShell("x", [5]))])
+    assert set(verdicts["L0"]) == {"check.can_accelerate", "check.can_nest", "check.nests_well"}
+    assert set(verdicts["L0"].values()) <= {"yes", "no", "unknown"}
+    assert verdicts["x"] == {}
