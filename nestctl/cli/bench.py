@@ -1,4 +1,4 @@
-"""nestctl bench run, show, list, export, compare; `nestctl bench LAB` is `nestctl bench run LAB`."""
+"""nestctl bench run, tune, show, list, export, compare; `nestctl bench LAB` is `nestctl bench run LAB`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 if TYPE_CHECKING:
     from nestctl.bench.use_case import Measured
 
+from nestctl.cli.bench_tune import tune
 from nestctl.cli.lab import Connect, Json, LabArgument
 
 
@@ -29,6 +30,8 @@ app = typer.Typer(
     cls=_RunByDefault,
     help="Measure what every level costs, and work with the results. 'bench LAB' is short for 'bench run LAB'.",
 )
+
+app.command()(tune)
 
 _RESULT = "A result file, or its name in results/."
 ResultArgument = Annotated[

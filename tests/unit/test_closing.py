@@ -12,6 +12,7 @@ import pytest
 import nestctl
 from nestctl import errors
 from nestctl.bench.html import render_report
+from nestctl.bench.tune.report import render_tune_page
 from nestctl.errors import NestctlError
 from nestctl.lab.bundle import Student, render_card, render_index, student_of
 from nestctl.lab.parse import read_lab
@@ -21,6 +22,7 @@ from nestctl.model.lab import Lab
 from nestctl.paths import resource
 from tests.builders import class_of, host_facts, lab_of_tenants, limited_plan, plan_of_depth, plans_of
 from tests.unit.bench.test_report import two_levels_deep
+from tests.unit.bench.tune.test_tune import tried
 from tests.unit.cli.run import python
 
 TESTS = Path(__file__).parents[1]
@@ -59,6 +61,7 @@ TEMPLATES: dict[str, Callable[[], str]] = {
     "iotune.xml.j2": lambda: render_domain(limited_plan()),
     "network.xml.j2": _network,
     "report.html.j2": lambda: render_report(two_levels_deep()),
+    "tune.html.j2": lambda: render_tune_page(tried()),
 }
 
 IMPORTED = """
