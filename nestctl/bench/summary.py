@@ -70,14 +70,18 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class ClockCheck:
-    """How fast a level's raw clock went against L0's: 0.01 is one per cent too fast, None is not measurable."""
+    """How fast a level's raw clock went against L0's: 0.01 is one per cent too fast, None is not measurable.
+
+    `uncertainty` is how much of that may be the time that calls took to begin and to end.
+    """
 
     level: str
     drift: float | None
+    uncertainty: float = 0.0
 
     @property
     def is_wrong(self) -> bool:
-        return self.drift is not None and abs(self.drift) > CLOCK_TOLERANCE
+        return self.drift is not None and abs(self.drift) - self.uncertainty > CLOCK_TOLERANCE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,30 +121,44 @@ def summarize(results: Results) -> Summary:
 
 
 def check_clock(level: str, calls: Iterable[Call]) -> ClockCheck:
-    """Compare a level's clock with L0's between its first call and its last of a boot, and take the worst of all boots.
+    """Compare a level's clock with L0's over the calls of a boot.
 
-    A guest's clock begins anew with each boot.
+    A guest's clock begins anew with each boot: of several the one counts in which the clock was wrong, else the one
+    that is known best. One that is known to less than the tolerance says nothing.
     """
     boots: dict[int, list[_Stamps]] = {}
     for call in calls:
         if call.level == level and call.level_begin_ns is not None and call.level_end_ns is not None:
             stamps = (call.host_begin_ns, call.level_begin_ns, call.host_end_ns, call.level_end_ns)
             boots.setdefault(call.boot, []).append(stamps)
-    drifts = [drift for stamped in boots.values() if (drift := _drift(stamped[0], stamped[-1])) is not None]
-    return ClockCheck(level=level, drift=max(drifts, key=abs, default=None))
+    checks = [check for stamped in boots.values() if (check := _check_boot(level, stamped))]
+    known = [check for check in checks if check.is_wrong or check.uncertainty <= CLOCK_TOLERANCE]
+    none = ClockCheck(level=level, drift=None)
+    return min(known, key=lambda check: (not check.is_wrong, check.uncertainty), default=none)
 
 
-def _drift(first: _Stamps, last: _Stamps) -> float | None:
-    """Say how fast a clock went between two calls.
+def _check_boot(level: str, stamped: Sequence[_Stamps]) -> ClockCheck | None:
+    """Say how fast a clock went between two calls, one of the first half and one of the second.
 
     A call takes a varying time to begin and to end, which disturbs the begin stamps and the end stamps apart; a clock
     that is wrong disturbs both. So the smaller of the two drifts counts.
     """
+    half = (len(stamped) + 1) // 2
+    if not stamped[half:]:
+        return None
+    first, last = min(stamped[:half], key=_slack_ns), min(stamped[half:], key=_slack_ns)
     if last[0] <= first[0] or last[2] <= first[2]:
         return None
     by_begin = (last[1] - first[1]) / (last[0] - first[0]) - 1
     by_end = (last[3] - first[3]) / (last[2] - first[2]) - 1
-    return min(by_begin, by_end, key=abs)
+    slack_ns = max(_slack_ns(first), _slack_ns(last), 0)
+    span_ns = min(last[0] - first[0], last[2] - first[2])
+    return ClockCheck(level=level, drift=min(by_begin, by_end, key=abs), uncertainty=slack_ns / span_ns)
+
+
+def _slack_ns(stamps: _Stamps) -> int:
+    """Say how much longer a call was by L0's clock than what the level did in it: its time to begin and to end."""
+    return (stamps[2] - stamps[0]) - (stamps[3] - stamps[1])
 
 
 def widest(summary: Summary) -> Interval | None:

@@ -65,6 +65,21 @@ def test_a_slow_start_of_one_call_is_no_drift() -> None:
 
 def test_one_call_cannot_show_a_drift() -> None:
     assert check_clock("l1", [clocked(1, 1.0)]).drift is None
+
+
+def test_calls_that_took_longer_than_what_lies_between_them_say_nothing_of_a_clock() -> None:
+    def slow(number: int, *, end_ns: int) -> Call:
+        """A call of which the level knows a tenth of a second; the rest is beginning and ending."""
+        at_ns = number * 4 * SECOND_NS
+        stamps = {"host_begin_ns": at_ns, "host_end_ns": at_ns + 3 * SECOND_NS}
+        return clocked(number, 1.0).model_copy(
+            update={**stamps, "level_begin_ns": end_ns - SECOND_NS // 10, "level_end_ns": end_ns}
+        )
+
+    early, late = slow(1, end_ns=5 * SECOND_NS), slow(2, end_ns=11 * SECOND_NS)
+    check = check_clock("l1", [early, late])
+    assert check.drift is None
+    assert not check.is_wrong
     assert not check_clock("l1", []).is_wrong
 
 
