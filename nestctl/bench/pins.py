@@ -72,7 +72,9 @@ def plan_pins(online: Sequence[int], threads: Sequence[Thread]) -> Plan:
     vcpus = [thread for thread in threads if thread.is_vcpu]
     if any(set(parse_cpus(thread.cpus)) != set(online) for thread in vcpus):
         return Plan(cpus={}, reason="as its lab file, or somebody else, has pinned it")
-    if len(online) <= len(vcpus) or not vcpus:
+    if not vcpus:
+        return Plan(cpus={}, reason="no: no QEMU of the lab's was found that runs it")
+    if len(online) <= len(vcpus):
         return Plan(cpus={}, reason=f"no: {len(vcpus)} vCPUs on {len(online)} CPUs leave none for QEMU's other threads")
     own, rest = online[-len(vcpus) :], ",".join(map(str, online[: -len(vcpus)]))
     pins = {thread.number: str(cpu) for thread, cpu in zip(vcpus, own, strict=True)}

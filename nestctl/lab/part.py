@@ -36,7 +36,12 @@ def reset_guest(lab: Lab, node: Node, *, connect: str | None, step: Step, say: C
 
 
 def stop_node(lab: Lab, node: Node, *, connect: str | None, step: Step) -> None:
-    """Have a guest switch itself off, with all that is inside it; one that is off stays so."""
+    """Have a guest switch itself off, with all that is inside it; one that is off stays so.
+
+    Raises `UsageError` for a domain that was adopted.
+    """
+    if node.guest.adopt:
+        raise UsageError(f"The guest '{node.name}' is a domain that was adopted: nestctl does not stop it.")
     with _open_level_of(lab, node, connect) as (level, plan):
         found = level.hypervisor.find_domain(plan.domain)
         if found and found.is_running:
@@ -71,9 +76,13 @@ def expect_settled(lab: Lab, connect: str | None) -> None:
 
 
 def boot_anew(lab: Lab, *, connect: str | None, step: Step) -> None:
-    """Switch all guests of a lab off, and bring them up again with the disks they have."""
+    """Switch all guests of a lab off, and bring them up again with the disks they have.
+
+    A domain that was adopted runs on: it is the guests inside it that are booted.
+    """
     for node in list_nodes(lab):
-        if not node.outer:
+        is_outermost = not node.outer or lab.guests[node.path[0]].adopt is not None
+        if is_outermost and node.level <= 2 and not node.guest.adopt:
             stop_node(lab, node, connect=connect, step=step)
     up(lab, connect=connect, step=step, say=lambda _text: None)
 

@@ -86,7 +86,7 @@ def _try_on(
         return None
     host = machine if setting.is_of_machine else machines[place - 1]
     keys = _keys(setting, machine, host)
-    reason = _refuse_need(setting, machine, host)
+    reason = _refuse_adopted(machine) or _refuse_need(setting, machine, host)
     if setting.is_of_machine:
         reason = reason or _refuse_machine(setting, machine, may_change_host)
     else:
@@ -95,6 +95,11 @@ def _try_on(
         return Refusal(setting=setting, machine=machine.name, reason=reason)
     was, becomes = _describe(setting, machine, keys)
     return Trial(setting=setting, machine=machine.name, was=was, becomes=becomes, keys=keys)
+
+
+def _refuse_adopted(machine: Machine) -> str:
+    is_adopted = machine.guest is not None and machine.guest.adopt is not None
+    return "it was adopted as it is: what it is like is its owner's" if is_adopted else ""
 
 
 def _refuse_machine(setting: Setting, machine: Machine, may_change_host: bool) -> str:

@@ -149,6 +149,8 @@ def tune_lab(
         workloads=tuple(it.name for it in choose_workloads(tuple(workloads) or WORKLOADS)),
     )
     node = find_guest(lab, guest)
+    if node.guest.adopt:
+        raise UsageError(f"The guest '{node.name}' is a domain that was adopted: nestctl does not boot it anew.")
     expect_settled(lab, connect)
     found = list_lab_trials(lab, guest=guest, names=names, connect=connect, may_change_host=may_change_host)
     trials = [it for it in found if isinstance(it, Trial)]

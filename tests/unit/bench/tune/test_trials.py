@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 
 from nestctl.bench.tune.settings import read_settings
 from nestctl.bench.tune.trials import Machine, Refusal, Trial, change_guest, change_lab, list_trials
+from nestctl.bench.tune.use_case import find_guest
+from nestctl.errors import UsageError
+from nestctl.lab.part import stop_node
+from nestctl.model.adopt import Adopt
 from nestctl.model.lab import Guest, Lab
 from nestctl.model.tuning import Tuning
 
@@ -127,3 +132,15 @@ def test_huge_pages_are_those_of_the_machine_that_runs_the_guest() -> None:
 def test_every_setting_is_tried_or_refused_on_some_machine() -> None:
     names = {it.setting.name for it in list_trials(tuple(SETTINGS.values()), machines(), may_change_host=True)}
     assert names == set(SETTINGS)
+
+
+def test_a_domain_that_was_adopted_stays_as_it_is() -> None:
+    adopted = Guest(adopt=Adopt(domain="hv1", ssh="root@192.0.2.7"), guests={"l2": L2})
+    found = trials("cache-none", "halt-poll-off", "npt-off", there=machines(guest=adopted))
+    refused = [name for name, it in found.items() if isinstance(it, Refusal) and "was adopted" in it.reason]
+    assert refused == ["cache-none@l1", "halt-poll-off@l1", "npt-off@l1"]
+    assert isinstance(found["cache-none@l2"], Trial)
+    lab = Lab(name="demo", guests={"l1": adopted})
+    node = find_guest(lab, "l1")
+    with pytest.raises(UsageError, match="nestctl does not stop it"):
+        stop_node(lab, node, connect=None, step=lambda *_text, **_about: nullcontext())
