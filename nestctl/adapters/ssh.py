@@ -261,14 +261,22 @@ def remove_stale_sockets() -> None:
 
 @contextmanager
 def open_ssh(
-    name: str, route: Route, identity: Identity, *, deadline: Deadline, check_alive: Callable[[], None] = lambda: None
+    name: str,
+    route: Route,
+    identity: Identity,
+    *,
+    deadline: Deadline,
+    is_ready: bool = False,
+    check_alive: Callable[[], None] = lambda: None,
 ) -> Iterator[SshShell]:
     """Wait until a guest's SSH server answers, log in, and close the connection in the end.
 
+    One that `is_ready` listens already: its greeting is waited for, however slow, and not asked for again and again.
     `check_alive` is called now and then while nobody answers; what it raises ends the wait.
     Raises `DeadlineError` when it never answers, and `GuestError` when another machine answers or the key is refused.
     """
-    transport = _connect(name, route, identity, deadline, check_alive)
+    greeting_s = _LONGEST_GREETING_S if is_ready else _FIRST_GREETING_S
+    transport = _connect(name, route, identity, deadline, check_alive, greeting_s)
     try:
         yield SshShell(name=name, transport=transport)
     finally:
@@ -276,9 +284,13 @@ def open_ssh(
 
 
 def _connect(
-    name: str, route: Route, identity: Identity, deadline: Deadline, check_alive: Callable[[], None]
+    name: str,
+    route: Route,
+    identity: Identity,
+    deadline: Deadline,
+    check_alive: Callable[[], None],
+    greeting_s: float,
 ) -> paramiko.Transport:
-    greeting_s = _FIRST_GREETING_S
     next_check_s = time.monotonic() + _CHECK_INTERVAL_S
     for _ in deadline.poll(interval_s=0.05):
         if time.monotonic() >= next_check_s:
@@ -290,7 +302,7 @@ def _connect(
             if isinstance(route, JumpRoute) and not route.through.transport.is_active():
                 raise GuestError(f"The connection to '{route.through.name}' was lost.") from error
             continue
-        if not select.select([stream], [], [], greeting_s)[0]:
+        if not select.select([stream], [], [], min(greeting_s, deadline.remaining_s))[0]:
             stream.close()
             greeting_s = min(greeting_s * _GREETING_GROWTH, _LONGEST_GREETING_S)
             continue

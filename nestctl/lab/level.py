@@ -52,8 +52,9 @@ _LOOK_AGAIN_S = 5
 # Event-driven: tail waits by inotify, and ends when grep has found what nestctl-ready.service writes: on a line of its
 # own, or after the prompt of a login that was there first.
 # A console that may not be read (qemu:///system keeps it from an ordinary user) is not waited for.
-_WAIT_FOR_READY = """
-[ ! -e "$1" ] || [ -r "$1" ] || exit 0
+_UNREADABLE = 3
+_WAIT_FOR_READY = f"""
+[ ! -e "$1" ] || [ -r "$1" ] || exit {_UNREADABLE}
 tail -n +1 -F "$1" 2>/dev/null | grep -q -m 1 "nestctl: ready"
 """
 
@@ -101,24 +102,29 @@ def open_guest(
 
     host_key = guest.host_key or keys.hosts[guest.name].public
     identity = Identity(user="root", client_key=keys.client.private, host_key=host_key)
-    connection = open_ssh(
-        f"{guest.name}.{guest.lab}", route_to(level, guest), identity, deadline=deadline, check_alive=check_alive
-    )
     with ExitStack() as stack:
         try:
-            if is_booting:
-                _wait_for_ready(level, guest, deadline)
-            shell = stack.enter_context(connection)
+            is_ready = is_booting and _wait_for_ready(level, guest, deadline)
+            shell = stack.enter_context(
+                open_ssh(
+                    f"{guest.name}.{guest.lab}",
+                    route_to(level, guest),
+                    identity,
+                    deadline=deadline,
+                    is_ready=is_ready,
+                    check_alive=check_alive,
+                )
+            )
         except (DeadlineError, GuestError) as error:
             said = f"{error.message}\nThe last lines of its console:\n{read_console(level, guest)}"
             raise type(error)(said, hint=error.hint) from error
         yield shell
 
 
-def _wait_for_ready(level: Level, guest: Contact, deadline: Deadline) -> None:
-    """Wait until a guest says on its console that it is ready, or has stopped; its SSH port is left alone meanwhile.
+def _wait_for_ready(level: Level, guest: Contact, deadline: Deadline) -> bool:
+    """Wait until a guest says on its console that it is ready; False when that cannot be read, or it has stopped.
 
-    Knocking at the port of a guest that boots costs it a process for every knock, seconds in all where it is slow.
+    Knocking at the SSH port of a guest that boots costs it a process for every knock, seconds in all where it is slow.
     """
     for _ in deadline.poll(interval_s=0):
         command = ("timeout", str(_LOOK_AGAIN_S), "sh", "-c", _WAIT_FOR_READY, "sh", str(guest.console))
@@ -127,8 +133,11 @@ def _wait_for_ready(level: Level, guest: Contact, deadline: Deadline) -> None:
         except DeadlineError:
             deadline.check()  # says what was waited for, which is not that command
             raise
-        if completed.exit_code == 0 or level.hypervisor.read_trouble(guest.domain):
-            return
+        if completed.exit_code == 0:
+            return True
+        if completed.exit_code == _UNREADABLE or level.hypervisor.read_trouble(guest.domain):
+            return False
+    raise AssertionError("a deadline ends by raising")
 
 
 @contextmanager

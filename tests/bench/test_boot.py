@@ -83,7 +83,7 @@ def _start(shell: Shell, plan: GuestPlan, keys: LabKeys, netdev: str) -> None:
 @contextmanager
 def _log_in(plan: GuestPlan, keys: LabKeys, route: Route) -> Iterator[SshShell]:
     identity = Identity(user="root", client_key=keys.client.private, host_key=keys.hosts[plan.name].public)
-    with open_ssh(plan.name, route, identity, deadline=_deadline()) as shell:
+    with open_ssh(plan.name, route, identity, deadline=_deadline(), is_ready=True) as shell:
         yield shell
 
 

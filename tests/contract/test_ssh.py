@@ -6,7 +6,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,6 +72,23 @@ def test_one_that_never_greets_is_waited_for_no_longer_than_the_deadline(sshd: S
         route = DirectRoute(host="127.0.0.1", port=silent.getsockname()[1])
         with pytest.raises(DeadlineError), open_ssh("l1", route, sshd.identity, deadline=Deadline.after(0.6, "It")):
             pytest.fail("logged in to silence")
+
+
+@pytest.mark.parametrize("is_ready", [True, False])
+def test_one_that_is_ready_is_asked_once(is_ready: bool, sshd: Server) -> None:
+    """Each time, a guest starts a process for the one that asks, and may be slow at it."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as silent:
+        route = DirectRoute(host="127.0.0.1", port=silent.getsockname()[1])
+        deadline = Deadline.after(1.5, "It")
+        with pytest.raises(DeadlineError), open_ssh("l1", route, sshd.identity, deadline=deadline, is_ready=is_ready):
+            pytest.fail("logged in to silence")
+        silent.settimeout(0.1)
+        asked = 0
+        with suppress(TimeoutError):
+            while True:
+                silent.accept()[0].close()
+                asked += 1
+    assert (asked == 1) is is_ready
 
 
 def test_one_that_speaks_something_else_is_waited_for_as_well(sshd: Server) -> None:
