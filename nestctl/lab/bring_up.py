@@ -6,10 +6,9 @@ import logging
 import threading
 import time
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from nestctl.adapters.shell import Shell
 from nestctl.deadline import Deadline
@@ -24,7 +23,7 @@ from nestctl.lab.hypervisor import needs_preparation, prepare_hypervisor
 from nestctl.lab.keys import LabKeys
 from nestctl.lab.level import Access, Level, Step, boot_timeout_s
 from nestctl.lab.network_plan import NetworkPlan
-from nestctl.lab.networks import ensure_network, remove_networks
+from nestctl.lab.networks import ensure_network, is_up, remove_networks
 from nestctl.lab.observe import Look, observe
 from nestctl.lab.parallel import DEFAULT_JOBS, Failure, run_all
 from nestctl.lab.plan import GuestPlan
@@ -219,11 +218,11 @@ def _prune(level: Level, change: Change, run: Run) -> None:
 
 
 def _prepare(level: Level, plan: GuestPlan, network: NetworkPlan | None) -> None:
-    """Get the level's network up while its libvirt probes QEMU, which takes seconds the first time."""
+    """Get the level's network up, where its libvirt has not; meanwhile that probes QEMU, which takes seconds."""
+    if network is None or is_up(level.hypervisor, network):
+        return
     domain_type = "qemu" if plan.place.is_emulated else "kvm"
-    with ThreadPoolExecutor() as pool:
-        waiting: list[Future[Any]] = [pool.submit(level.hypervisor.read_domain_capabilities, EMULATOR, domain_type)]
-        if network:
-            waiting.append(pool.submit(ensure_network, level.hypervisor, network))
-        for future in waiting:
-            future.result()
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        probe = pool.submit(level.hypervisor.read_domain_capabilities, EMULATOR, domain_type)
+        ensure_network(level.hypervisor, network)
+        probe.result()

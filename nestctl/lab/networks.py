@@ -157,6 +157,11 @@ def prune_networks(hypervisor: Hypervisor, lab: str, changes: Iterable[NetworkCh
         remove_networks(hypervisor, lab, names)
 
 
+def is_up(hypervisor: Hypervisor, network: NetworkPlan) -> bool:
+    """Tell whether a network is there and active, as it is where a guest's seed had its libvirt start it."""
+    return any(it.name == network.name and it.is_active for it in hypervisor.list_networks())
+
+
 def ensure_network(hypervisor: Hypervisor, network: NetworkPlan) -> None:
     """Have a network defined and started. Its XML is sent only when it is not there."""
     there = {observed.name: observed for observed in hypervisor.list_networks()}

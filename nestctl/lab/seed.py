@@ -9,8 +9,10 @@ from collections.abc import Iterator
 
 from nestctl.lab.addresses import OUTER_SUBNETS
 from nestctl.lab.keys import KeyPair, LabKeys
+from nestctl.lab.network_plan import NetworkPlan
 from nestctl.lab.plan import GuestPlan
 from nestctl.lab.qemu_answers import GUEST_FILE
+from nestctl.lab.render import render_network
 from nestctl.model.seed import Seed
 
 FIRST_BOOT = "var/lib/nestctl/first-boot.sh"
@@ -18,6 +20,11 @@ FIRST_BOOT = "var/lib/nestctl/first-boot.sh"
 # Where a guest's first boot leaves what went wrong, and all that was printed.
 FAILURE_FILE = "/var/lib/nestctl/first-boot.failed"
 LOG_FILE = "/var/log/nestctl-first-boot.log"
+
+# Where libvirt has the definitions of its networks, and links to those it starts by itself.
+_NETWORKS = "etc/libvirt/qemu/networks"
+
+_UNITS = "etc/systemd/system"
 
 _UNIT = f"""\
 [Unit]
@@ -86,6 +93,8 @@ def render_seed(plan: GuestPlan, keys: LabKeys, qemu_answers: bytes = b"") -> by
             *(outer_subnets(plan) if plan.is_hypervisor else ()),
         ):
             _add(archive, path, content.encode(), mode)
+        if plan.network:
+            _add_network(archive, plan.network)
         if qemu_answers:
             _add(archive, GUEST_FILE, qemu_answers, 0o600)
         _add_contents(archive, plan.contents)
@@ -98,11 +107,12 @@ def _add_contents(archive: tarfile.TarFile, contents: Seed) -> None:
         _add(archive, file.path.lstrip("/"), file.content.encode(), int(file.mode, 8))
     if not (contents.users or contents.commands):
         return
-    unit = "etc/systemd/system/nestctl-first-boot.service"
-    _add(archive, unit, _UNIT.encode(), 0o644)
-    link = tarfile.TarInfo("etc/systemd/system/multi-user.target.wants/nestctl-first-boot.service")
-    link.type, link.linkname = tarfile.SYMTYPE, "../nestctl-first-boot.service"
-    archive.addfile(link)
+    _add(archive, f"{_UNITS}/nestctl-first-boot.service", _UNIT.encode(), 0o644)
+    _link(
+        archive,
+        "etc/systemd/system/multi-user.target.wants/nestctl-first-boot.service",
+        "../nestctl-first-boot.service",
+    )
     _add(archive, FIRST_BOOT, render_first_boot(contents).encode(), 0o600)
 
 
@@ -148,6 +158,18 @@ def _render_network(plan: GuestPlan) -> str:
         f"[Network]\nAddress={plan.uplink.address}/{prefix}\nGateway={plan.uplink.gateway}\n"
         "LinkLocalAddressing=no\nIPv6AcceptRA=no\n"
     )
+
+
+def _add_network(archive: tarfile.TarFile, network: NetworkPlan) -> None:
+    """Have libvirt start the network of the guests inside when it starts itself, at this boot and all that follow."""
+    _add(archive, f"{_NETWORKS}/{network.name}.xml", render_network(network).encode(), 0o600)
+    _link(archive, f"{_NETWORKS}/autostart/{network.name}.xml", f"/{_NETWORKS}/{network.name}.xml")
+
+
+def _link(archive: tarfile.TarFile, path: str, target: str) -> None:
+    entry = tarfile.TarInfo(path)
+    entry.type, entry.linkname = tarfile.SYMTYPE, target
+    archive.addfile(entry)
 
 
 def _add(archive: tarfile.TarFile, path: str, content: bytes, mode: int) -> None:

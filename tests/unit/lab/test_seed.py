@@ -35,6 +35,8 @@ MODES = {
     "etc/ssh/ssh_host_ed25519_key.pub": 0o644,
     "root/.ssh/authorized_keys": 0o600,
     "etc/nestctl/subnets": 0o644,
+    "etc/libvirt/qemu/networks/demo-l1.xml": 0o600,
+    "etc/libvirt/qemu/networks/autostart/demo-l1.xml": 0o644,
 }
 
 
