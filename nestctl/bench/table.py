@@ -67,4 +67,5 @@ def _explain(lines: tuple[Line, ...]) -> list[str]:
             if cell.not_measured:
                 reasons.setdefault(cell.not_measured, []).append(f"{line.title} on {cell.level}")
     remarks = [f"{line.title} on {remark}." for line in lines for remark in line.remarks]
-    return [f"Not measured: {', '.join(where)}: {reason.removesuffix('.')}." for reason, where in reasons.items()] + remarks
+    missing = [f"Not measured: {', '.join(where)}: {reason.removesuffix('.')}." for reason, where in reasons.items()]
+    return missing + remarks
