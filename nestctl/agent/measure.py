@@ -16,16 +16,15 @@ import tempfile
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
-from . import exits, faults, kernel
+from . import exits, faults, kernel, walks
 from .fact import NotFoundOut
 from .memory import Memory
-from .native import CHASE, COPY, COUNT_DOWN, LINE_BYTES, LINK_CYCLE, NotMeasuredError, Routine
+from .native import COPY, COUNT_DOWN, LINE_BYTES, NotMeasuredError, Routine
 from .sampling import Outcome, clock_ns, take_samples
 
 Measure = Callable[[int, int], Outcome]
 
 MEMORY_BYTES = 64 << 20
-WALK_MIB = (2, 8, 64)  # in caches and TLBs of the first, of the second level, and in none
 DISK_DIRECTORY = "/var/tmp"  # noqa: S108  a file without a name is made there
 DISK_BYTES = 16 << 20
 BLOCK_BYTES = 4096
@@ -92,35 +91,7 @@ def measure_memory_bandwidth(samples: int, target_ns: int) -> Outcome:
 
 def measure_memory_latency(samples: int, target_ns: int) -> Outcome:
     """Time loads of which each needs the one before; operations are loads."""
-    return _chase(MEMORY_BYTES, samples, target_ns, is_huge=True)
-
-
-def _chase_of(mib: int, *, is_huge: bool) -> Measure:
-    """Return what times the same in so much memory, only where its pages are those that were asked for."""
-
-    def measure(samples: int, target_ns: int) -> Outcome:
-        return _chase(mib << 20, samples, target_ns, is_huge=is_huge, is_strict=True)
-
-    return measure
-
-
-def _chase(size: int, samples: int, target_ns: int, *, is_huge: bool, is_strict: bool = False) -> Outcome:
-    link, chase = Routine(LINK_CYCLE, 2), Routine(CHASE, 2)
-    buffer = Memory(size, is_huge=is_huge)
-    link(buffer.start, size // LINE_BYTES)
-    if is_strict:
-        buffer.expect_pages()
-    pages = buffer.describe_pages()
-    at = buffer.start
-
-    def follow(count: int) -> None:
-        nonlocal at
-        at = chase(at, count)
-
-    return {
-        "samples": take_samples(follow, samples, target_ns, first_count=1 << 10),
-        "how": f"machine code follows a scattered cycle through all lines of {size >> 20} MiB, {pages}: mov rax, [rax]",
-    }
+    return walks.measure_chase(MEMORY_BYTES, samples, target_ns, is_huge=True)
 
 
 def measure_disk_write(samples: int, target_ns: int) -> Outcome:
@@ -175,8 +146,8 @@ WORKLOADS: dict[str, Measure] = {
     "first_touch_4k": faults.measure_first_touch_4k,
     "first_touch_2m": faults.measure_first_touch_2m,
     "dirty_log": faults.measure_dirty_log,
-    **{f"walk_4k_{mib}m": _chase_of(mib, is_huge=False) for mib in WALK_MIB},
-    **{f"walk_2m_{mib}m": _chase_of(mib, is_huge=True) for mib in WALK_MIB},
+    **{f"walk_4k_{name}": walks.chase_of(size, is_huge=False) for name, size in walks.WALK_BYTES.items()},
+    **{f"walk_2m_{name}": walks.chase_of(size, is_huge=True) for name, size in walks.WALK_BYTES.items()},
 }
 
 

@@ -48,7 +48,8 @@ class Memory:
             raise NotMeasuredError(f"{self.describe_pages()}, which were not wanted")
 
     def describe_pages(self) -> str:
-        return f"{self.huge_bytes >> 20} of {self.size >> 20} MiB in 2 MiB pages"
+        huge = self.huge_bytes
+        return f"{huge >> 20} of {self.size >> 20} MiB in 2 MiB pages" if huge else "none of it in 2 MiB pages"
 
     @property
     def huge_bytes(self) -> int:

@@ -121,20 +121,30 @@ MICRO_WORKLOADS = (
 )
 
 
-def _walk(pages: str, mib: int) -> Workload:
-    size = {"4k": "4 KiB", "2m": "2 MiB"}[pages]
+def _walk(pages: str, name: str, size: str) -> Workload:
+    page = {"4k": "4 KiB", "2m": "2 MiB"}[pages]
     return Workload(
-        name=f"walk_{pages}_{mib}m",
-        title=f"Load, {size} pages, {mib} MiB",
+        name=f"walk_{pages}_{name}",
+        title=f"Load, {page} pages, {size}",
         unit="ns",
         better=Better.LOWER,
         scale=1.0,
-        about=f"one load that waits for the load before it, scattered over {mib} MiB in {size} pages; "
+        about=f"one load that waits for the load before it, scattered over {size} in {page} pages; "
         "the difference between page sizes is the walk through the page tables of all levels",
     )
 
 
-WALK_WORKLOADS = tuple(_walk(pages, mib) for mib in (2, 8, 64) for pages in ("4k", "2m"))
+# From what a cache of the first level holds to what no TLB reaches (nestctl/agent/walks.py).
+WALK_SIZES = {
+    "32k": "32 KiB",
+    "256k": "256 KiB",
+    "2m": "2 MiB",
+    "8m": "8 MiB",
+    "64m": "64 MiB",
+    "256m": "256 MiB",
+    "1g": "1 GiB",
+}
+WALK_WORKLOADS = tuple(_walk(pages, *size) for size in WALK_SIZES.items() for pages in ("4k", "2m"))
 AGENT_WORKLOADS = SYSTEM_WORKLOADS + KERNEL_WORKLOADS + WALK_WORKLOADS + MICRO_WORKLOADS
 BOOT_WORKLOADS = (
     Workload(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nestctl.agent import exits, measure, memory, native, sampling
+from nestctl.agent import exits, measure, memory, native, sampling, walks
 
 
 def test_routines_do_what_their_names_say() -> None:
@@ -167,3 +167,19 @@ def test_pages_of_the_wrong_size_are_no_measurement(monkeypatch: pytest.MonkeyPa
     wanted.expect_pages(touched=2 << 20)
     with pytest.raises(native.NotMeasuredError, match="which were not wanted"):
         refused.expect_pages()
+
+
+def test_memory_that_is_not_there_is_not_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    walks.expect_memory(1 << 30, "MemAvailable:   1179648 kB\n")
+    walks.expect_memory(1 << 30, "a kernel that does not say\n")
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal: 2000000 kB\nMemAvailable:   1179647 kB\n")
+    monkeypatch.setattr(walks, "MEMINFO", str(meminfo))
+    reason = measure.measure_one("walk_4k_1g", samples=1, target_ns=1)["not_measured"]
+    assert reason == "1024 MiB are wanted, 128 MiB besides, and 1151 MiB of memory are available"
+
+
+def test_memory_that_takes_too_long_to_prepare_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(walks, "LONGEST_S", 0.0)
+    reason = measure.measure_one("walk_4k_64m", samples=1, target_ns=1)["not_measured"]
+    assert reason.startswith("preparing 64 MiB would take")
