@@ -15,7 +15,6 @@ from nestctl.bench.report import (
     format_percent,
     format_ratio,
     format_spread,
-    format_value,
 )
 from nestctl.bench.stats import FEWEST_FOR_INTERVAL
 from nestctl.bench.tune.summary import Assessed, Effect, TuneSummary
@@ -101,7 +100,7 @@ def _notes(summary: TuneSummary) -> Iterator[str]:
     if summary.comparisons:
         chance = summary.comparisons / 20
         yield (
-            f"{summary.comparisons} figures were compared. Were nothing different, up to {format_value(chance)} of "
+            f"{summary.comparisons} figures were compared. Were nothing different, up to {chance:g} of "
             "them would look so at 95 % (fewer, as the noise of the control counts too): try again what you mean to "
             "keep."
         )
