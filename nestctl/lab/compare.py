@@ -147,7 +147,7 @@ def _compare_guest(plan: GuestPlan, observed: Observed | None) -> Change:
 
 def _decide(plan: GuestPlan, observed: Observed | None) -> tuple[Action, str, tuple[Difference, ...]]:
     if observed is None:
-        return (Action.ADOPT if plan.adopted else Action.CREATE), "", ()
+        return (Action.ADOPT, f"the domain '{plan.domain}'", ()) if plan.adopted else (Action.CREATE, "", ())
     if observed.is_disk_gone:
         return Action.CREATE, "its disk is gone", ()
     if not observed.mark.settings:

@@ -116,6 +116,8 @@ def open_guest(
                 )
             )
         except (DeadlineError, GuestError) as error:
+            if guest.host_key:
+                raise  # the console of a domain that was adopted is not ours
             said = f"{error.message}\nThe last lines of its console:\n{read_console(level, guest)}"
             raise type(error)(said, hint=error.hint) from error
         yield shell

@@ -69,7 +69,8 @@ add_user() {{
 def render_seed(plan: GuestPlan, keys: LabKeys, qemu_answers: bytes = b"") -> bytes:
     """Render a guest's seed: name, addresses, host key and who may log in. The same plan and keys give the same bytes.
 
-    `qemu_answers` are what its libvirt need not ask of QEMU (see `nestctl.lab.qemu_answers`).
+    `qemu_answers` are what its libvirt need not ask of QEMU (see `nestctl.lab.qemu_answers`). Where no guests are made
+    inside, libvirt starts when it is called, and not with the guest: others that boot meanwhile have the CPUs.
 
     It holds the guest's private host key: whoever writes it gives it mode 0600.
     """
@@ -95,6 +96,8 @@ def render_seed(plan: GuestPlan, keys: LabKeys, qemu_answers: bytes = b"") -> by
             _add(archive, path, content.encode(), mode)
         if plan.network:
             _add_network(archive, plan.network)
+        elif plan.is_hypervisor:
+            _link(archive, f"{_UNITS}/nestctl-hypervisor.service", "/dev/null")
         if qemu_answers:
             _add(archive, GUEST_FILE, qemu_answers, 0o600)
         _add_contents(archive, plan.contents)

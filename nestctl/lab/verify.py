@@ -12,16 +12,26 @@ from nestctl.lab.seed import FAILURE_FILE, LOG_FILE
 # Where it is noted that the playbook that makes hypervisors has run through, and which version of it.
 PREPARED_FILE = "/var/lib/nestctl/l1-kvm"
 
-# One process in a guest that may be slow. udev loads the module, perhaps a little after sshd answers; modprobe waits
-# until a module that is being loaded is ready, and does nothing when it is.
+# As few processes as can be, in a guest that may be slow. udev loads the module, perhaps a little after sshd answers;
+# modprobe waits until one that is being loaded is ready. A module of the kernel itself has no initstate.
 _SCRIPT = f"""
 echo "signature=$(systemd-detect-virt --vm)"
-if grep -qw vmx /proc/cpuinfo; then modprobe -q kvm_intel; fi
-if grep -qw svm /proc/cpuinfo; then modprobe -q kvm_amd; fi
+loaded=
 for module in kvm_intel kvm_amd; do
     [ -e /sys/module/$module/parameters/nested ] || continue
+    state=live
+    [ ! -e /sys/module/$module/initstate ] || read -r state < /sys/module/$module/initstate
+    [ "$state" != live ] || loaded=$module
+done
+if [ -z "$loaded" ]; then
+    if grep -qw vmx /proc/cpuinfo; then modprobe -q kvm_intel; fi
+    if grep -qw svm /proc/cpuinfo; then modprobe -q kvm_amd; fi
+fi
+for module in kvm_intel kvm_amd; do
+    [ -e /sys/module/$module/parameters/nested ] || continue
+    read -r nested < /sys/module/$module/parameters/nested
     echo "module=$module"
-    echo "nested=$(cat /sys/module/$module/parameters/nested)"
+    echo "nested=$nested"
 done
 [ -c /dev/kvm ] && echo "device=yes"
 [ ! -e {PREPARED_FILE} ] || echo "prepared=$(cat {PREPARED_FILE})"
