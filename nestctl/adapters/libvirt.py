@@ -28,9 +28,10 @@ from nestctl.adapters.embedded import (
     remove_root,
 )
 from nestctl.adapters.limits import limit_domain
+from nestctl.adapters.refusals import explain
 from nestctl.adapters.ssh import SshShell
 from nestctl.deadline import Deadline
-from nestctl.errors import FailedError, HypervisorError, NestctlError, PrerequisiteError, UsageError
+from nestctl.errors import UsageError
 from nestctl.paths import state_directory
 
 log = logging.getLogger(__name__)
@@ -41,12 +42,6 @@ _SYSTEM_SOCKETS = (Path("/run/libvirt/virtqemud-sock"), Path("/run/libvirt/libvi
 
 # How often the embedded driver is tried again while a process that had it open ends.
 _RETRY_S = 0.05
-
-_HINTS = {
-    libvirt.VIR_ERR_NO_CONNECT: "Is libvirt installed, and does its daemon run? Try 'virsh -c URI uri'.",
-    libvirt.VIR_ERR_AUTH_FAILED: "Add the account to the group 'libvirt', or use '--connect qemu:///session'.",
-    libvirt.VIR_ERR_XML_INVALID_SCHEMA: "This is a bug in nestctl's template; please report it with 'nestctl render'.",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +181,7 @@ class Hypervisor:
         except libvirt.libvirtError as error:
             if error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT:
                 return ()
-            raise _explain(error, f"list the networks of {self.where}") from error
+            raise explain(error, f"list the networks of {self.where}") from error
         with _errors(f"list the networks of {self.where}"):
             return tuple(Network(name=it.name(), is_active=bool(it.isActive()), xml=it.XMLDesc()) for it in networks)
 
@@ -197,7 +192,7 @@ class Hypervisor:
         except libvirt.libvirtError as error:
             if error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT:
                 return False
-            raise _explain(error, f"list the networks of {self.where}") from error
+            raise explain(error, f"list the networks of {self.where}") from error
         return True
 
     def define_network(self, xml: str) -> None:
@@ -222,7 +217,7 @@ class Hypervisor:
         except libvirt.libvirtError as error:
             if error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT:
                 return ()
-            raise _explain(error, f"list the filters of {self.where}") from error
+            raise explain(error, f"list the filters of {self.where}") from error
         with _errors(f"list the filters of {self.where}"):
             return tuple(Filter(name=it.name(), uuid=it.UUIDString(), xml=it.XMLDesc()) for it in filters)
 
@@ -397,39 +392,4 @@ def _errors(doing: str) -> Iterator[None]:
     try:
         yield
     except libvirt.libvirtError as error:
-        raise _explain(error, doing) from error
-
-
-def _explain(error: libvirt.libvirtError, doing: str) -> NestctlError:
-    said = str(error).removeprefix("internal error: ").strip().rstrip(".")
-    hint = _HINTS.get(error.get_error_code(), "")
-    if error.get_error_code() == libvirt.VIR_ERR_NO_CONNECT or said.startswith("Failed to connect socket"):
-        return PrerequisiteError(f"Could not {doing}: {said}.", hint=hint or _HINTS[libvirt.VIR_ERR_NO_CONNECT])
-    if "parse user" in said or "parse group" in said:
-        return PrerequisiteError(f"Could not {doing}: {said}.", hint="Install the package 'libvirt-daemon-system'.")
-    if "cgroup" in said or "CPU tuning is not available" in said:
-        return PrerequisiteError(
-            f"Could not {doing}: {said}.",
-            hint="A quota's cpu_shares, cpu_cap_percent and memory_limit_mib need cgroups, which this libvirt does not "
-            "have: use '--connect qemu:///system', or leave them out.",
-        )
-    if "Setting different DAC user or group" in said:
-        return PrerequisiteError(
-            f"Could not {doing}: {said}.",
-            hint="Another libvirt uses it, as another account: use the same '--connect' for all labs that are up.",
-        )
-    if "cannot limit locked memory" in said:
-        return PrerequisiteError(
-            f"Could not {doing}: {said}.",
-            hint="A quota's memory_limit_mib needs CAP_SYS_RESOURCE, which libvirt does not have here: leave it out.",
-        )
-    if "swtpm" in said:
-        hint = "Install 'swtpm' and 'swtpm-tools'. Their account (tss or swtpm) has to be able to reach NESTCTL_STATE."
-        return PrerequisiteError(f"Could not {doing}: {said}.", hint=hint)
-    if "host forwarding rule" in said:
-        return PortTakenError(f"Could not {doing}: a forwarded port is taken. QEMU says: {said}.")
-    return HypervisorError(f"Could not {doing}: {said}.", hint=hint)
-
-
-class PortTakenError(FailedError):
-    """QEMU could not listen on a forwarded port: another program has taken it since it was chosen."""
+        raise explain(error, doing) from error

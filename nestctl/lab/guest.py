@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
 
-from nestctl.adapters.libvirt import PortTakenError
+from nestctl.adapters.refusals import PortTakenError
 from nestctl.adapters.shell import Shell
 from nestctl.deadline import Deadline
 from nestctl.errors import FailedError, NestctlError, PrerequisiteError

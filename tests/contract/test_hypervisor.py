@@ -19,13 +19,12 @@ from nestctl.adapters.libvirt import (
     SESSION_URI,
     SYSTEM_URI,
     Hypervisor,
-    PortTakenError,
     choose_uri,
     open_hypervisor,
 )
-from nestctl.adapters.libvirt import _explain as explain
+from nestctl.adapters.refusals import PortTakenError, explain
 from nestctl.deadline import Deadline
-from nestctl.errors import HypervisorError, UsageError
+from nestctl.errors import HypervisorError, PrerequisiteError, UsageError
 from nestctl.lab.network_plan import NetworkPlan
 from nestctl.lab.render import parse_mark, parse_network_owner, render_domain, render_network
 from tests.builders import lab_of_depth, plan_of_depth, plans_of
@@ -250,6 +249,16 @@ def test_a_limit_that_needs_cgroups_says_what_to_do() -> None:
     assert "leave them out" in explain(libvirt.libvirtError(said), "limit it").hint
     said = "cannot limit locked memory of process 7 to 8: Operation not permitted"
     assert "CAP_SYS_RESOURCE" in explain(libvirt.libvirtError(said), "start it").hint
+
+
+def test_a_kernel_that_cannot_limit_an_interface_says_what_to_do() -> None:
+    said = (
+        "Child process (tc qdisc add dev vnet2 parent 1:1 handle 2: sfq perturb 10) unexpected exit status 2: Error: "
+        "Specified qdisc kind is unknown"
+    )
+    explained = explain(libvirt.libvirtError(said), "start the domain 'isp-blue' on this machine")
+    assert isinstance(explained, PrerequisiteError)
+    assert "sch_sfq" in explained.hint
 
 
 def test_an_image_that_another_libvirt_holds_says_what_to_do() -> None:
