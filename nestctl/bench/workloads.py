@@ -195,6 +195,8 @@ FULL_WORKLOADS = (
     "fio_fsync",
     "sysbench_threads",
     "python_compile",
+    "cyclictest_p99",
+    "redis_set",
 )
 DEFAULT_WORKLOADS = tuple(workload.name for workload in WORKLOADS if workload.name not in FULL_WORKLOADS)
 

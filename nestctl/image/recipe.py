@@ -44,6 +44,8 @@ _COMMON_PACKAGES = (
     "kmod",
     "passwd",
     "procps",
+    "redis-tools",
+    "rt-tests",
     "sysbench",
     "zstd",
 )
