@@ -163,7 +163,7 @@ def measure_vm_create(samples: int, target_ns: int) -> Outcome:
                 os.close(fcntl.ioctl(device, KVM_CREATE_VM, 0))
 
         taken = take_samples(create, samples, target_ns, 1)
-    return {"samples": taken, "how": "KVM_CREATE_VM and close, without memory and vCPU", "remark": _remark("")}
+    return {"samples": taken, "how": "KVM_CREATE_VM and close, without memory and vCPU", "remark": render_remark("")}
 
 
 def measure_vcpu_create(samples: int, target_ns: int) -> Outcome:
@@ -181,7 +181,7 @@ def measure_vcpu_create(samples: int, target_ns: int) -> Outcome:
                 return timed(add, count)
 
         taken = take_timed(create, samples, target_ns, 1, most=MOST_VCPUS)
-    return {"samples": taken, "how": "KVM_CREATE_VCPU, up to 32 in one machine", "remark": _remark("")}
+    return {"samples": taken, "how": "KVM_CREATE_VCPU, up to 32 in one machine", "remark": render_remark("")}
 
 
 Prepare = Callable[[int, FlatGuest, ExitStack], Any]
@@ -196,7 +196,7 @@ def _measure(cause: Exit, samples: int, target_ns: int, prepare: Prepare = lambd
         prepare(machine, guest, stack)
         taken = take_timed(time_exits(guest, cause), samples, target_ns, 1, warm_ups=1)
         no_stats = guest.no_stats
-    remark = _remark(f"the exits are not proved: {no_stats}" if no_stats else "")
+    remark = render_remark(f"the exits are not proved: {no_stats}" if no_stats else "")
     return {"samples": taken, "how": f"a guest without operating system in /dev/kvm: {cause.how}", "remark": remark}
 
 
@@ -249,7 +249,7 @@ def _software() -> str:
     return "" if backend in HARDWARE_BACKENDS else f"; {backend or 'an unknown backend'} is software"
 
 
-def _remark(text: str) -> str:
+def render_remark(text: str) -> str:
     software = _software().lstrip("; ")
     return "; ".join(part for part in (software and f"{software}, not the cost of hardware", text) if part)
 
@@ -267,13 +267,19 @@ def _add_ioeventfd(machine: int, _guest: FlatGuest, stack: ExitStack) -> None:
     fcntl.ioctl(machine, KVM_IOEVENTFD, IOEVENTFD.pack(0, DEVICE_ADDRESS, 4, event, 0))
 
 
-def _set_deadline_mode(_machine: int, guest: FlatGuest, _stack: ExitStack) -> None:
-    """Switch the interrupt controller on and its timer to TSC-deadline mode, masked: it never interrupts."""
+def change_lapic(guest: FlatGuest, registers: dict[int, int]) -> bytearray:
+    """Set registers of a vCPU's APIC, by their offsets, and return what all of them are then."""
     state = bytearray(LAPIC_SIZE)
     fcntl.ioctl(guest.vcpu, KVM_GET_LAPIC, state)
-    struct.pack_into("=I", state, LAPIC_SPURIOUS, LAPIC_ENABLED)
-    struct.pack_into("=I", state, LAPIC_TIMER, LAPIC_DEADLINE_MASKED)
+    for offset, value in registers.items():
+        struct.pack_into("=I", state, offset, value)
     fcntl.ioctl(guest.vcpu, KVM_SET_LAPIC, bytes(state))
     fcntl.ioctl(guest.vcpu, KVM_GET_LAPIC, state)
+    return state
+
+
+def _set_deadline_mode(_machine: int, guest: FlatGuest, _stack: ExitStack) -> None:
+    """Switch the interrupt controller on and its timer to TSC-deadline mode, masked: it never interrupts."""
+    state = change_lapic(guest, {LAPIC_SPURIOUS: LAPIC_ENABLED, LAPIC_TIMER: LAPIC_DEADLINE_MASKED})
     if struct.unpack_from("=I", state, LAPIC_TIMER)[0] != LAPIC_DEADLINE_MASKED:
         raise NotFoundOut("KVM offers no TSC-deadline timer here")

@@ -45,6 +45,8 @@ KVM_CAP_TSC_DEADLINE_TIMER = 72
 CPUID_1_ECX_DEADLINE = 1 << 24  # Intel SDM volume 3, 11.5.4.1
 KVM_EXIT_MMIO = 6
 KVM_MEM_LOG_DIRTY_PAGES = 1
+KVM_SET_MP_STATE = 0x4004AE99
+MP_STATE_RUNNABLE = bytes(4)  # struct kvm_mp_state: KVM_MP_STATE_RUNNABLE is 0
 
 # struct kvm_segment: base limit selector type present dpl db s l g avl unusable padding
 SEGMENT = struct.Struct("=QIH10B")
@@ -88,13 +90,13 @@ class FlatGuest(Vcpu):
         self._stats = stats
         self._run_again = Routine(RUN_AGAIN, 4)
 
-    def load(self, code: bytes, **registers: int) -> None:
+    def load(self, code: bytes, *, at: int = CODE_ADDRESS, **registers: int) -> None:
         """Place code, and set registers by their names; the others are 0."""
-        self.low[CODE_ADDRESS : CODE_ADDRESS + len(code)] = code
+        self.low[at : at + len(code)] = code
         values = [0] * 18
         for name, value in registers.items():
             values[NAMES[name]] = value
-        values[RIP] = CODE_ADDRESS
+        values[RIP] = at
         values[RFLAGS] = RFLAGS_RESERVED
         fcntl.ioctl(self.vcpu, KVM_SET_REGS, REGISTERS.pack(*values))
 
@@ -113,6 +115,10 @@ class FlatGuest(Vcpu):
             raise TimeoutError(errno.ETIMEDOUT, "the micro-guest did not come back in time")
         if left:
             raise NotFoundOut(f"The micro-guest stopped with KVM exit reason {self.exit_reason}, not {reason}.")
+
+    def interrupt(self) -> None:
+        """Have KVM_RUN come back at once, if it has not begun; one that has begun, a signal ends."""
+        self._run_area[RUN_IMMEDIATE_EXIT] = 1
 
     def read_counters(self) -> dict[str, int]:
         """Return KVM's counters of this vCPU; empty where the kernel has none."""
@@ -134,16 +140,33 @@ def open_flat_guest(
         _map(machine, 0, 0, (address_of(low), LOW_BYTES), 0)
         if region is not None:
             _map(machine, 1, REGION_ADDRESS, (region.start, region.size), KVM_MEM_LOG_DIRTY_PAGES if is_logged else 0)
-        vcpu = fcntl.ioctl(machine, KVM_CREATE_VCPU, 0)
-        stack.callback(os.close, vcpu)
-        run_area = stack.enter_context(mmap.mmap(vcpu, fcntl.ioctl(device, KVM_GET_VCPU_MMAP_SIZE, 0)))
-        # A bytearray, because fcntl takes no more than 1 KiB of immutable bytes.
-        fcntl.ioctl(vcpu, KVM_SET_CPUID2, read_cpuid(device))
-        make_flat(vcpu)
-        stats, no_stats = _open_stats(vcpu)
-        if stats:
-            stack.callback(stats.close)
-        yield machine, FlatGuest(vcpu, low, run_area, stats, no_stats=no_stats)
+        yield machine, _add_vcpu(device, machine, low, 0, stack)
+
+
+@contextmanager
+def open_flat_pair(device: int) -> Iterator[tuple[FlatGuest, FlatGuest]]:
+    """Create a virtual machine with two vCPUs in flat protected mode, which share their memory; both could run."""
+    with ExitStack() as stack:
+        machine = stack.enter_context(open_machine(device))
+        low = stack.enter_context(mmap.mmap(-1, LOW_BYTES))
+        _map(machine, 0, 0, (address_of(low), LOW_BYTES), 0)
+        first, second = (_add_vcpu(device, machine, low, number, stack) for number in (0, 1))
+        # All but the first would wait for another to start them (api.rst, 4.39).
+        fcntl.ioctl(second.vcpu, KVM_SET_MP_STATE, MP_STATE_RUNNABLE)
+        yield first, second
+
+
+def _add_vcpu(device: int, machine: int, low: mmap.mmap, number: int, stack: ExitStack) -> FlatGuest:
+    vcpu = fcntl.ioctl(machine, KVM_CREATE_VCPU, number)
+    stack.callback(os.close, vcpu)
+    run_area = stack.enter_context(mmap.mmap(vcpu, fcntl.ioctl(device, KVM_GET_VCPU_MMAP_SIZE, 0)))
+    # A bytearray, because fcntl takes no more than 1 KiB of immutable bytes.
+    fcntl.ioctl(vcpu, KVM_SET_CPUID2, read_cpuid(device))
+    make_flat(vcpu)
+    stats, no_stats = _open_stats(vcpu)
+    if stats:
+        stack.callback(stats.close)
+    return FlatGuest(vcpu, low, run_area, stats, no_stats=no_stats)
 
 
 def _map(machine: int, slot: int, address: int, memory: tuple[int, int], flags: int) -> None:

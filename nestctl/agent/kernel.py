@@ -63,7 +63,7 @@ def _measure_wake(samples: int, target_ns: int, ours: int, theirs: int) -> Outco
     exchange = Routine(EXCHANGE, 4)
     with ExitStack() as stack:
         buffer = mmap.mmap(-1, mmap.PAGESIZE)
-        stack.enter_context(_bound_to(ours))
+        stack.enter_context(bound_to(ours))
         write, read = stack.enter_context(_echo(exchange, address_of(buffer), theirs))
 
         def exchange_bytes(count: int) -> None:
@@ -76,7 +76,7 @@ def _measure_wake(samples: int, target_ns: int, ours: int, theirs: int) -> Outco
 
 
 @contextmanager
-def _bound_to(cpu: int) -> Iterator[None]:
+def bound_to(cpu: int) -> Iterator[None]:
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {cpu})
     try:

@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
-from . import exits, faults, kernel, walks
+from . import exits, faults, kernel, wakes, walks
 from .fact import NotFoundOut
 from .memory import Memory
 from .native import COPY, COUNT_DOWN, LINE_BYTES, NotMeasuredError, Routine
@@ -141,6 +141,8 @@ WORKLOADS: dict[str, Measure] = {
     "notify_exit": exits.measure_notify_exit,
     "timer_exit": exits.measure_timer_exit,
     "nested_exit": exits.measure_nested_exit,
+    "ipi": wakes.measure_ipi,
+    "halt_wake": wakes.measure_halt_wake,
     "vm_create": exits.measure_vm_create,
     "vcpu_create": exits.measure_vcpu_create,
     "first_touch_4k": faults.measure_first_touch_4k,

@@ -105,6 +105,12 @@ MICRO_WORKLOADS = (
         "Exit of a guest's guest",
         "an exit from two levels below to the hypervisor one level below and back, emulated by this level's KVM",
     ),
+    _micro("ipi", "Interrupt to a vCPU", "an interrupt from one vCPU to another that runs, until its handler has run"),
+    _micro(
+        "halt_wake",
+        "Halt and wake",
+        "an interrupt to a vCPU that has halted, and its answer to the first, which has halted, too: two wake-ups",
+    ),
     _micro(
         "first_touch_4k",
         "First touch, 4 KiB pages",
