@@ -69,8 +69,8 @@ add_user() {{
 def render_seed(plan: GuestPlan, keys: LabKeys, qemu_answers: bytes = b"") -> bytes:
     """Render a guest's seed: name, addresses, host key and who may log in. The same plan and keys give the same bytes.
 
-    `qemu_answers` are what its libvirt need not ask of QEMU (see `nestctl.lab.qemu_answers`). Where no guests are made
-    inside, libvirt starts when it is called, and not with the guest: others that boot meanwhile have the CPUs.
+    `qemu_answers` are what its libvirt need not ask of QEMU (see `nestctl.lab.qemu_answers`). Where guests are made
+    inside, libvirt starts with the guest; elsewhere when it is called, and others that boot meanwhile have the CPUs.
 
     It holds the guest's private host key: whoever writes it gives it mode 0600.
     """
@@ -96,8 +96,6 @@ def render_seed(plan: GuestPlan, keys: LabKeys, qemu_answers: bytes = b"") -> by
             _add(archive, path, content.encode(), mode)
         if plan.network:
             _add_network(archive, plan.network)
-        elif plan.is_hypervisor:
-            _link(archive, f"{_UNITS}/nestctl-hypervisor.service", "/dev/null")
         if qemu_answers:
             _add(archive, GUEST_FILE, qemu_answers, 0o600)
         _add_contents(archive, plan.contents)
@@ -164,9 +162,13 @@ def _render_network(plan: GuestPlan) -> str:
 
 
 def _add_network(archive: tarfile.TarFile, network: NetworkPlan) -> None:
-    """Have libvirt start the network of the guests inside when it starts itself, at this boot and all that follow."""
+    """Have libvirt and the network of the guests inside started with the guest, at this boot and all that follow.
+
+    Both are slow in a slow guest, and would be waited for when `up` asks for them.
+    """
     _add(archive, f"{_NETWORKS}/{network.name}.xml", render_network(network).encode(), 0o600)
     _link(archive, f"{_NETWORKS}/autostart/{network.name}.xml", f"/{_NETWORKS}/{network.name}.xml")
+    _link(archive, f"{_UNITS}/multi-user.target.wants/libvirtd.service", "/lib/systemd/system/libvirtd.service")
 
 
 def _link(archive: tarfile.TarFile, path: str, target: str) -> None:

@@ -14,10 +14,10 @@ passwd -d root > /dev/null
 find /usr/bin -name 'qemu-system-*' ! -name 'qemu-system-x86_64*' -delete
 mkdir -p /var/lib/libvirt/dnsmasq /var/lib/nestctl
 
-# libvirtd starts when it is first called (its sockets are enabled), or by nestctl-hypervisor.service: most guests have no
-# use for it.
+# libvirtd starts when it is first called (its sockets are enabled), or with the guest where the seed says so: most guests
+# have no use for it.
 systemctl disable libvirtd.service
-systemctl enable systemd-networkd.service ssh.service nestctl-ready.service nestctl-hypervisor.service \
+systemctl enable systemd-networkd.service ssh.service nestctl-ready.service \
     nestctl-libvirt-chains.service
 # What a guest without hardware, without accounts to add and without logins on screens does not need. Under emulation
 # every process at boot costs a second at the second level.

@@ -64,12 +64,12 @@ def _command(plan: GuestPlan, netdev: str) -> list[str]:
         + f"-netdev {netdev},id=net -device virtio-net-pci,netdev=net,mac={plan.uplink.mac},romfile= "
         f"-device virtio-rng-pci -daemonize -pidfile {plan.disk}.pid"
     )
-    # By hand nobody needs libvirt, which the image starts in a hypervisor.
+    # By hand nobody needs libvirt, which the seed starts in a hypervisor.
     return [
         "qemu-system-x86_64",
         *words.split(),
         "-append",
-        "console=ttyS0 quiet systemd.mask=nestctl-hypervisor.service",
+        "console=ttyS0 quiet systemd.mask=libvirtd.service",
     ]
 
 

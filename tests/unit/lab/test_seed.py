@@ -37,6 +37,7 @@ MODES = {
     "etc/nestctl/subnets": 0o644,
     "etc/libvirt/qemu/networks/demo-l1.xml": 0o600,
     "etc/libvirt/qemu/networks/autostart/demo-l1.xml": 0o644,
+    "etc/systemd/system/multi-user.target.wants/libvirtd.service": 0o644,
 }
 
 
