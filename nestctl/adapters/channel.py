@@ -60,13 +60,18 @@ def start_command(channel: paramiko.Channel, command: str, deadline: Deadline) -
 
     paramiko waits for that answer without an end, and a machine that hangs never gives it.
     """
-    timer = threading.Timer(deadline.remaining_s, channel.close)
+    timer = threading.Timer(deadline.remaining_s, _close, (channel,))
     timer.daemon = True
     timer.start()
     try:
         channel.exec_command(command)
     finally:
         timer.cancel()
+
+
+def _close(channel: paramiko.Channel) -> None:
+    with suppress(EOFError, OSError, paramiko.SSHException):  # the whole connection may have ended meanwhile
+        channel.close()
 
 
 def exchange(channel: paramiko.Channel, stdin: bytes, deadline: Deadline) -> tuple[int, bytes, bytes]:

@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -239,6 +240,24 @@ def test_a_machine_that_hangs_holds_no_command_longer_than_the_deadline(home: Pa
                 start_command(channel, "true", Deadline.after(0.3, "It"))
         finally:
             os.kill(server, signal.SIGCONT)
+
+
+def test_a_connection_that_ends_as_the_time_does_is_an_error_and_no_traceback(
+    home: Path, sshd: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who gives the command up is another thread, and what it raises nobody catches. paramiko raises what is here."""
+
+    def lose(_message: object) -> None:
+        given_up.wait(30)
+        raise EOFError
+
+    destination = Destination(host="127.0.0.1", port=sshd.port)
+    with open_user_ssh("it", destination, deadline=Deadline.after(30, "Logging in")) as shell:
+        channel = shell.transport.open_session(timeout=30)
+        given_up = threading.Barrier(2)
+        monkeypatch.setattr(shell.transport, "_send_user_message", lose)
+        with pytest.raises(EOFError):
+            start_command(channel, "true", Deadline.after(0.05, "It"))
 
 
 @contextmanager
