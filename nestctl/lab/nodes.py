@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -73,6 +73,13 @@ def is_pattern(reference: str) -> bool:
 def list_nodes(lab: Lab) -> tuple[Node, ...]:
     """List the guests of a lab, each before those inside it."""
     return tuple(_walk(lab.name, lab_directory(lab.name), lab.guests, ()))
+
+
+def list_outermost_made(nodes: Iterable[Node]) -> tuple[Node, ...]:
+    """List the guests that nestctl made and that are in no other such guest: with them all the others are off."""
+    nodes = tuple(nodes)
+    adopted = {node.name for node in nodes if node.guest.adopt}
+    return tuple(node for node in nodes if node.name not in adopted and adopted.issuperset(node.path[:-1]))
 
 
 def _walk(lab: str, directory: Path, guests: Mapping[str, Guest], outer: tuple[str, ...]) -> Iterator[Node]:

@@ -14,7 +14,7 @@ from nestctl.lab.guest import remove_files, stop_guest
 from nestctl.lab.host import open_connection, plan_on, read_host
 from nestctl.lab.keys import read_keys
 from nestctl.lab.level import Level, SshAccess, Step, boot_timeout_s, open_guest, open_level_in
-from nestctl.lab.nodes import Node, list_nodes
+from nestctl.lab.nodes import Node, list_nodes, list_outermost_made
 from nestctl.lab.plan import GuestPlan
 from nestctl.lab.preview import preview_changes
 from nestctl.lab.render import parse_mark
@@ -80,10 +80,8 @@ def boot_anew(lab: Lab, *, connect: str | None, step: Step) -> None:
 
     A domain that was adopted runs on: it is the guests inside it that are booted.
     """
-    for node in list_nodes(lab):
-        is_outermost = not node.outer or lab.guests[node.path[0]].adopt is not None
-        if is_outermost and node.level <= 2 and not node.guest.adopt:
-            stop_node(lab, node, connect=connect, step=step)
+    for node in list_outermost_made(list_nodes(lab)):
+        stop_node(lab, node, connect=connect, step=step)
     up(lab, connect=connect, step=step, say=lambda _text: None)
 
 

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 
 from nestctl.errors import UsageError
-from nestctl.lab.nodes import find_node, find_nodes, list_nodes
+from nestctl.lab.nodes import find_node, find_nodes, list_nodes, list_outermost_made
 from nestctl.lab.plan import walk_plans
 from nestctl.lab.store import keep_lab, lab_directory
-from nestctl.model.lab import Lab
+from nestctl.model.adopt import Adopt
+from nestctl.model.lab import Guest, Lab
 from tests.builders import class_of, lab_of_depth, plans_of
 
 FILE = "name: filed\nguests: {g1: {}}\n"
@@ -100,3 +101,17 @@ def test_a_guest_knows_where_it_is() -> None:
 def test_the_console_is_where_the_plan_puts_it(lab: Lab) -> None:
     plans = walk_plans(plans_of(lab, directory=lab_directory(lab.name)))
     assert [node.console for node in list_nodes(lab)] == [plan.console for plan in plans]
+
+
+def test_the_outermost_that_nestctl_made_are_those_of_this_machine_and_those_in_what_was_adopted() -> None:
+    deep = Guest(memory_mib=4096, guests={"b": Guest(memory_mib=2048, guests={"c": Guest(memory_mib=512)})})
+    lab = Lab(
+        name="demo",
+        guests={
+            "a": deep,
+            "hv": Guest(
+                adopt=Adopt(domain="hv1", ssh="hv"), guests={"vm": Guest(memory_mib=2048, guests={"in": Guest()})}
+            ),
+        },
+    )
+    assert [node.name for node in list_outermost_made(list_nodes(lab))] == ["a", "vm"]
