@@ -5,17 +5,12 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from nestctl.adapters.files import write_atomically
 from nestctl.bench.plots import plot_ratios, plot_samples
 from nestctl.bench.report import EMULATED, EMULATED_NOTE, describe_levels, describe_lines, describe_notes
 from nestctl.bench.summary import Summary, summarize
 from nestctl.model.samples import Results, render_results
-from nestctl.paths import resource
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,34 +25,21 @@ def can_render_report() -> bool:
     return importlib.util.find_spec("matplotlib") is not None
 
 
-def open_templates() -> Environment:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    return Environment(
-        loader=FileSystemLoader(resource("templates")),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
 def render_report(summary: Summary) -> str:
     """Render the page. Raises `PrerequisiteError` when matplotlib is not installed."""
-    return (
-        open_templates()
-        .get_template("report.html.j2")
-        .render(
-            results=summary.results,
-            levels=describe_levels(summary),
-            lines=describe_lines(summary),
-            notes=describe_notes(summary),
-            ratio_plot=plot_ratios(summary),
-            sample_plots=[(row.workload.title, plot) for row in summary.rows if (plot := plot_samples(row))],
-            has_noise=any(row.noise for row in summary.rows),
-            emulated=EMULATED,
-            emulated_note=EMULATED_NOTE,
-        )
+    from nestctl.lab.render import render_page
+
+    return render_page(
+        "report.html.j2",
+        results=summary.results,
+        levels=describe_levels(summary),
+        lines=describe_lines(summary),
+        notes=describe_notes(summary),
+        ratio_plot=plot_ratios(summary),
+        sample_plots=[(row.workload.title, plot) for row in summary.rows if (plot := plot_samples(row))],
+        has_noise=any(row.noise for row in summary.rows),
+        emulated=EMULATED,
+        emulated_note=EMULATED_NOTE,
     )
 
 

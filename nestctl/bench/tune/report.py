@@ -204,19 +204,16 @@ def _markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def render_tune_page(summary: TuneSummary) -> str:
     """Render the page, which needs no other file."""
-    from nestctl.bench.html import open_templates
+    from nestctl.lab.render import render_page
 
-    return (
-        open_templates()
-        .get_template("tune.html.j2")
-        .render(
-            results=summary.results,
-            rows=describe_rows(summary),
-            notes=describe_tune_notes(summary),
-            refused=describe_refused(summary),
-            heads=FIGURE_HEADS,
-            emulated=EMULATED,
-        )
+    return render_page(
+        "tune.html.j2",
+        results=summary.results,
+        rows=describe_rows(summary),
+        notes=describe_tune_notes(summary),
+        refused=describe_refused(summary),
+        heads=FIGURE_HEADS,
+        emulated=EMULATED,
     )
 
 
