@@ -12,16 +12,26 @@ from nestctl.bench.level import Level
 from nestctl.deadline import Deadline
 from nestctl.errors import NestctlError
 
-# CPUs that are online, and then the threads of the QEMU of each guest: its domain, the thread, its CPUs and its name.
-# libvirt starts QEMU with '-name guest=NAME,debug-threads=on': threads of vCPUs are called 'CPU n/KVM' or 'CPU n/TCG'.
-_LIST = """
+# Functions of the shell for the QEMU of a domain, as libvirt starts it: '-name guest=NAME,debug-threads=on'
+# (src/qemu/qemu_command.c). Its threads are listed each with its number, its CPUs and its name, which is 'CPU n/KVM' or
+# 'CPU n/TCG' for a vCPU's.
+QEMU_FUNCTIONS = """
+find_qemu() { pgrep -o -f "^/usr/bin/qemu-system.* guest=$1,"; }
+list_threads() {
+    for task in "/proc/$1/task/"*; do
+        cpus=$(sed -n "s/^Cpus_allowed_list:[[:space:]]*//p" "$task/status") || continue
+        echo "${task##*/} $cpus $(cat "$task/comm")"
+    done
+}
+"""
+
+# CPUs that are online, and then the threads of each domain, with its name before them.
+_LIST = f"""
+{QEMU_FUNCTIONS}
 cat /sys/devices/system/cpu/online
 for domain; do
-    pid=$(pgrep -o -f "^/usr/bin/qemu-system.* guest=$domain,") || continue
-    for task in "/proc/$pid/task/"*; do
-        cpus=$(sed -n "s/^Cpus_allowed_list:[[:space:]]*//p" "$task/status") || continue
-        echo "$domain ${task##*/} $cpus $(cat "$task/comm")"
-    done
+    pid=$(find_qemu "$domain") || continue
+    list_threads "$pid" | sed "s/^/$domain /"
 done
 """
 # A thread that has ended meanwhile needs no CPU.

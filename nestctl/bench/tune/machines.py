@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from nestctl.adapters.shell import Shell
-from nestctl.bench.pins import parse_cpus
+from nestctl.bench.pins import QEMU_FUNCTIONS, parse_cpus
 from nestctl.bench.tune.settings import Module, Proof, Setting
 from nestctl.bench.tune.trials import is_same
 from nestctl.deadline import Deadline
@@ -25,16 +25,10 @@ for name in *; do [ ! -r "$name" ] || echo "$name=$(cat "$name")"; done
 """
 _RELOAD = 'name=$1; shift; modprobe -r "$name" && modprobe "$name" "$@"'
 
-# The QEMU of a guest as libvirt starts it: '-name guest=NAME,...' (libvirt, src/qemu/qemu_command.c).
-_FIND_QEMU = 'pid=$(pgrep -o -f "^/usr/bin/qemu-system.* guest=$1,") || exit 0; '
-_LIST_THREADS = """
-for task in "/proc/$pid/task/"*; do
-    echo "$(cat "$task/comm") $(sed -n "s/^Cpus_allowed_list:[[:space:]]*//p" "$task/status")"
-done
-"""
+_FIND_QEMU = f'{QEMU_FUNCTIONS}pid=$(find_qemu "$1") || exit 0; '
 _PROOFS = {
     "qemu": _FIND_QEMU + 'tr "\\0" " " < "/proc/$pid/cmdline"',
-    "threads": _FIND_QEMU + _LIST_THREADS,
+    "threads": _FIND_QEMU + 'list_threads "$pid"',
     "kernel": "cat /proc/cmdline",
     "cpu": 'grep -m 1 "^flags" /proc/cpuinfo',
 }

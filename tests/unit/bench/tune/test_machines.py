@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +18,7 @@ from nestctl.bench.tune.settings import Proof, Setting, read_settings
 from nestctl.bench.tune.trials import is_same
 from nestctl.deadline import Deadline
 from nestctl.errors import FailedError, GuestError
+from tests.nested.harness import wait_until
 
 SETTINGS = {setting.name: setting for setting in read_settings()}
 
@@ -133,3 +136,19 @@ def test_a_file_is_written_and_put_back_for_real(tmp_path: Path) -> None:
     with changed_machine(LocalShell(), setting):
         assert path.read_text() == "0"
     assert path.read_text() == "200000"
+
+
+def test_threads_of_a_qemu_are_seen_with_their_cpus() -> None:
+    """A process with QEMU's command line stands for it; its one thread may run where this test may."""
+    words = "/usr/bin/qemu-system-x86_64 -name guest=demo-seen,debug-threads=on"
+    with subprocess.Popen(("bash", "-c", f'exec -a "{words}" sleep 60')) as process:
+        try:
+            wait_until(lambda: words in Path(f"/proc/{process.pid}/cmdline").read_text(), timeout_s=30)
+            local = LocalShell()
+            proof = Proof.model_validate({"in": "threads", "like": rf"^{process.pid} {{cpu}} sleep$"})
+            (cpus,) = re.findall(r"^Cpus_allowed_list:\s*(\S+)$", Path("/proc/self/status").read_text(), re.MULTILINE)
+            expect_seen(proof, host=local, inside=local, domain="demo-seen", cpu=cpus)
+            with pytest.raises(GuestError, match="is not to be seen"):
+                expect_seen(proof, host=local, inside=local, domain="demo-see", cpu=cpus)
+        finally:
+            process.kill()
