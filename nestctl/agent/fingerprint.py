@@ -21,14 +21,11 @@ def add_arguments(_parser: argparse.ArgumentParser) -> None:
 
 
 def run(_arguments: argparse.Namespace) -> dict[str, Any]:
-    return {"schema": "nestctl.fingerprint/1", "environment": read_fingerprint(has_versions=True)}
+    return {"schema": "nestctl.fingerprint/1", "environment": {**read_fingerprint(), **read_versions()}}
 
 
-def read_fingerprint(root: Path = ROOT, *, has_versions: bool = False) -> dict[str, str]:
-    """Name what the figures of this machine depend on; a value that cannot be read is left out.
-
-    With `has_versions` QEMU and libvirt are started to ask for theirs, which takes seconds where it is slow.
-    """
+def read_fingerprint(root: Path = ROOT) -> dict[str, str]:
+    """Name what the figures of this machine depend on; a value that cannot be read is left out."""
     cpuinfo = _text(root / "proc/cpuinfo")
     cpu = root / "sys/devices/system/cpu"
     memory = root / "sys/kernel/mm"
@@ -53,7 +50,6 @@ def read_fingerprint(root: Path = ROOT, *, has_versions: bool = False) -> dict[s
         "python": platform.python_version(),
         **_kvm_parameters(root / "sys/module"),
         **_mitigations(cpu / "vulnerabilities"),
-        **(_versions() if has_versions else {}),
     }
     return {name: value for name, value in found.items() if value}
 
@@ -68,8 +64,9 @@ def _mitigations(directory: Path) -> dict[str, str]:
     return {f"mitigation.{path.name}": _text(path) for path in sorted(directory.glob("*"))}
 
 
-def _versions() -> dict[str, str]:
-    return {name: _version(program) for name, program in PROGRAMS.items()}
+def read_versions() -> dict[str, str]:
+    """Start QEMU and libvirt to ask for their versions, which takes seconds where it is slow."""
+    return {name: version for name, program in PROGRAMS.items() if (version := _version(program))}
 
 
 def _version(program: str) -> str:
