@@ -59,14 +59,8 @@ def _is_enough(parts: Sequence[Results], settings: Settings, would_be_s: float) 
 
 def _part(settings: Settings, *, number: int, rounds: int) -> Settings:
     """Say how to measure between two boots: so many rounds, whatever time they take, in an order of their own."""
-    changes = {
-        "rounds": rounds,
-        "fewest_rounds": rounds,
-        "until": None,
-        "budget_s": None,
-        "seed": settings.seed + number,
-    }
-    return settings.model_copy(update={**changes, "seed": settings.seed + number})
+    whole = {"rounds": rounds, "fewest_rounds": rounds, "until": None, "budget_s": None}
+    return settings.model_copy(update={**whole, "seed": settings.seed + number})
 
 
 def _end(results: Results, error: BaseException) -> Results:
@@ -80,8 +74,7 @@ def merge_boots(parts: Sequence[Results], settings: Settings) -> Results:
     """Make one run of several, each from another boot of the guests, in the order of time."""
     calls, done = [], 0
     for number, part in enumerate(parts, start=1):
-        changes = {"boot": number}
-        calls += [call.model_copy(update={**changes, "round": call.round + done}) for call in part.calls]
+        calls += [call.model_copy(update={"boot": number, "round": call.round + done}) for call in part.calls]
         done += part.settings.rounds
     levels = tuple(_merge_level([part.levels[place] for part in parts]) for place in range(len(parts[0].levels)))
     last = {"ending": parts[-1].ending, "calls": tuple(calls), "levels": levels, "settings": settings}

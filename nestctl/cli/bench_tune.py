@@ -12,6 +12,9 @@ from nestctl.cli.lab import Connect, Json, LabArgument
 if TYPE_CHECKING:
     from nestctl.model.lab import Lab
 
+# One more than an interval needs, so that every round has one that goes backwards.
+_ROUNDS = 6
+
 
 def tune(
     lab: LabArgument = None,
@@ -34,7 +37,7 @@ def tune(
     host: Annotated[
         bool, typer.Option("--host", help="Change this machine's settings too, and load its KVM modules again.")
     ] = False,
-    rounds: Annotated[int, typer.Option(min=1, max=100, help="Boots with every setting.")] = 6,
+    rounds: Annotated[int, typer.Option(min=1, max=100, help="Boots with every setting.")] = _ROUNDS,
     budget: Annotated[
         str | None,
         typer.Option(metavar="TIME", help="Begin no round that would not end within this time, such as 30m or 2h."),

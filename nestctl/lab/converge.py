@@ -63,10 +63,7 @@ def up(
     for warning in warn_of_profiles(profiles, cpu_feature=host.cpu_feature, is_emulated=host.is_emulated):
         say(f"nestctl: warning: {warning}")
     ensure_lab_images(lab, step)
-    with (
-        lock_lab(lab.name),
-        open_connection(host.uri) as hypervisor,
-    ):
+    with lock_lab(lab.name), open_connection(host.uri) as hypervisor:
         level = Level(shell=LocalShell(), hypervisor=hypervisor)
         return converge(
             level,

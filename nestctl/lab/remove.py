@@ -50,10 +50,7 @@ def down(name: str, *, connect: str | None, step: Step, warn: Callable[[str], No
 
     A guest that cannot be reached is removed with all that is inside it, and `warn` is told.
     """
-    with (
-        lock_lab(name),
-        open_connection(choose_uri(connect)) as hypervisor,
-    ):
+    with lock_lab(name), open_connection(choose_uri(connect)) as hypervisor:
         return remove(Level(shell=LocalShell(), hypervisor=hypervisor), name, step=step, warn=warn, access=SshAccess())
 
 

@@ -23,9 +23,6 @@ from nestctl.lab.session import open_levels
 from nestctl.model.lab import Lab, walk_guests
 from nestctl.model.samples import Ending, Settings
 
-# One more than an interval needs, so that every round has one that goes backwards.
-ROUNDS = 6
-
 WORKLOADS = (
     "cpu",
     "memory_latency",
