@@ -77,16 +77,18 @@ def measure_lab(lab: Lab, *, connect: str | None, settings: Settings, directory:
     """
     if settings.fresh:
         expect_settled(lab, connect)
-    with open_levels(lab, connect=connect) as levels, step("Checking every level"):
-        verdicts = read_verdicts(levels)
-    about = {name: dict(verdict) for name, verdict in verdicts.items()}
+    about: dict[str, dict[str, str]] = {}
 
     @contextmanager
     def open_pinned() -> Iterator[Sequence[OpenLevel]]:
-        with open_levels(lab, connect=connect) as levels, pinned(levels, lab.name) as pins:
-            for name, text in pins.items():
-                about[name]["pinned"] = text
-            yield levels
+        with open_levels(lab, connect=connect) as levels:
+            if not about:  # guests that are booted anew are checked once
+                with step("Checking every level"):
+                    about.update(read_verdicts(levels))
+            with pinned(levels, lab.name) as pins:
+                for name, text in pins.items():
+                    about[name]["pinned"] = text
+                yield levels
 
     if settings.fresh:
         boot = partial(boot_anew, lab, connect=connect, step=step)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from nestctl.adapters.agent import run_agent
 from nestctl.bench.level import Level
@@ -14,12 +14,12 @@ from nestctl.errors import NestctlError
 _LOOK_S = 180.0
 
 
-def read_verdicts(levels: Sequence[Level]) -> Mapping[str, Mapping[str, str]]:
+def read_verdicts(levels: Sequence[Level]) -> dict[str, dict[str, str]]:
     """Check every level, by its name: the answers to the questions about KVM. A level that does not say has none."""
     return {level.name: _read(level) for level in levels}
 
 
-def _read(level: Level) -> Mapping[str, str]:
+def _read(level: Level) -> dict[str, str]:
     deadline = Deadline.after(_LOOK_S, f"Checking '{level.name}'")
     try:
         assessment = judge(run_agent(level.shell, ["facts"], deadline=deadline)).assessment
