@@ -109,11 +109,7 @@ def _add_contents(archive: tarfile.TarFile, contents: Seed) -> None:
     if not (contents.users or contents.commands):
         return
     _add(archive, f"{_UNITS}/nestctl-first-boot.service", _UNIT.encode(), 0o644)
-    _link(
-        archive,
-        "etc/systemd/system/multi-user.target.wants/nestctl-first-boot.service",
-        "../nestctl-first-boot.service",
-    )
+    _enable(archive, "nestctl-first-boot.service", "../nestctl-first-boot.service")
     _add(archive, FIRST_BOOT, render_first_boot(contents).encode(), 0o600)
 
 
@@ -168,7 +164,11 @@ def _add_network(archive: tarfile.TarFile, network: NetworkPlan) -> None:
     """
     _add(archive, f"{_NETWORKS}/{network.name}.xml", render_network(network).encode(), 0o600)
     _link(archive, f"{_NETWORKS}/autostart/{network.name}.xml", f"/{_NETWORKS}/{network.name}.xml")
-    _link(archive, f"{_UNITS}/multi-user.target.wants/libvirtd.service", "/lib/systemd/system/libvirtd.service")
+    _enable(archive, "libvirtd.service", "/lib/systemd/system/libvirtd.service")
+
+
+def _enable(archive: tarfile.TarFile, unit: str, target: str) -> None:
+    _link(archive, f"{_UNITS}/multi-user.target.wants/{unit}", target)
 
 
 def _link(archive: tarfile.TarFile, path: str, target: str) -> None:
