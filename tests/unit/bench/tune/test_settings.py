@@ -14,7 +14,7 @@ from tests.lab_bench import Bench
 SETTINGS = read_settings()
 
 
-def test_what_the_issue_asks_for_is_there() -> None:
+def test_what_matters_for_nesting_can_be_tried() -> None:
     names = {setting.name for setting in SETTINGS}
     assert {"huge-pages", "cache-none", "io-uring", "iothread", "pins", "halt-poll-off", "mitigations-off"} <= names
     assert {"npt-hidden", "ept-off", "npt-off", "shadow-vmcs-off"} <= names
