@@ -46,13 +46,11 @@ def state() -> Iterator[Path]:
 def lab(image: Image) -> Iterator[Lab]:
     """The lab of `nestctl init`, up: l1 with l2 inside. Tests that share it leave it as it was."""
     assert image.disk.exists()
-    with TemporaryDirectory(prefix="n-", dir="/tmp") as directory:
-        shared = Lab(directory=Path(directory))
-        try:
-            shared.nestctl("init").expect(0)
-            give_one_cpu(shared.directory / "lab.yaml")
-            shared.nestctl("up", timeout_s=1800).expect(0)
-            yield shared
-        finally:
-            shared.nestctl("down", timeout_s=600).expect(0)
-            shared.expect_nothing_left()
+    with (
+        TemporaryDirectory(prefix="n-", dir="/tmp") as directory,
+        Lab(directory=Path(directory)).removed_in_the_end() as shared,
+    ):
+        shared.nestctl("init").expect(0)
+        give_one_cpu(shared.directory / "lab.yaml")
+        shared.nestctl("up", timeout_s=1800).expect(0)
+        yield shared

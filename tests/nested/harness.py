@@ -98,6 +98,15 @@ class Lab:
         )
 
     @contextmanager
+    def removed_in_the_end(self) -> Iterator[Lab]:
+        """Whatever has been done to it, `down` with its file removes all of it, and nothing stays."""
+        try:
+            yield self
+        finally:
+            self.nestctl("down", timeout_s=600).expect(0)
+            self.expect_nothing_left()
+
+    @contextmanager
     def start(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
         """Start nestctl and leave it running; it is killed in the end."""
         process = subprocess.Popen(

@@ -6,7 +6,6 @@ import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -63,18 +62,13 @@ def _text(path: Path) -> str:
 
 
 @pytest.fixture
-def single(image: Image) -> Iterator[Lab]:
+def single(image: Image, state: Path) -> Iterator[Lab]:
     """A lab of one guest, which is up."""
     assert image.disk.exists()
-    with TemporaryDirectory(prefix="n-", dir="/tmp") as directory:
-        lab = Lab(directory=Path(directory), name="tuned")
+    with Lab(directory=state.parent, name="tuned").removed_in_the_end() as lab:
         lab.write(_ONE_GUEST)
-        try:
-            lab.nestctl("up").expect(0)
-            yield lab
-        finally:
-            lab.nestctl("down", timeout_s=600).expect(0)
-            lab.expect_nothing_left()
+        lab.nestctl("up").expect(0)
+        yield lab
 
 
 def test_settings_that_were_being_tried_are_put_back(single: Lab, tmp_path: Path) -> None:

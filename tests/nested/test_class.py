@@ -38,13 +38,9 @@ extend_lab("class", timedelta(hours=-5), connect=None, now=now_utc())
 @pytest.fixture
 def class_(image: Image, state: Path) -> Iterator[Lab]:
     assert image.disk.exists()
-    lab = Lab(directory=state.parent, name="class")
-    lab.write(LAB)
-    try:
+    with Lab(directory=state.parent, name="class").removed_in_the_end() as lab:
+        lab.write(LAB)
         yield lab
-    finally:
-        lab.nestctl("down", "class", timeout_s=600)
-        lab.expect_nothing_left()
 
 
 def test_a_class_is_run_handed_out_and_made_anew(class_: Lab) -> None:

@@ -14,14 +14,10 @@ from tests.nested.harness import Lab, give_one_cpu
 @pytest.fixture
 def deep(image: Image, state: Path) -> Iterator[Lab]:
     assert image.disk.exists()
-    lab = Lab(directory=state.parent, name="deep")
-    lab.nestctl("init", "--template", "deep").expect(0)
-    give_one_cpu(state.parent / "lab.yaml")
-    try:
+    with Lab(directory=state.parent, name="deep").removed_in_the_end() as lab:
+        lab.nestctl("init", "--template", "deep").expect(0)
+        give_one_cpu(state.parent / "lab.yaml")
         yield lab
-    finally:
-        lab.nestctl("down", "deep", timeout_s=600).expect(0)
-        lab.expect_nothing_left()
 
 
 def test_a_guest_runs_under_kvm_at_the_third_level(deep: Lab) -> None:

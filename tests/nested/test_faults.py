@@ -23,17 +23,12 @@ _SMALL = "name: small\nguests:\n  one:\n    memory_mib: 512\n    disk_gib: 2\n"
 
 
 @pytest.fixture
-def small(image: Image) -> Iterator[Lab]:
+def small(image: Image, state: Path) -> Iterator[Lab]:
     """A lab of one small guest, not up; whatever a test does to it, `down` removes all of it."""
     assert image.disk.exists()
-    with TemporaryDirectory(prefix="n-", dir="/tmp") as directory:
-        lab = Lab(directory=Path(directory), name="small")
+    with Lab(directory=state.parent, name="small").removed_in_the_end() as lab:
         lab.write(_SMALL)
-        try:
-            yield lab
-        finally:
-            lab.nestctl("down").expect(0)
-            lab.expect_nothing_left()
+        yield lab
 
 
 def _file(lab: Lab, name: str) -> Callable[[], bool]:

@@ -39,13 +39,9 @@ STEPS = (
 @pytest.fixture
 def crash(image: Image, state: Path) -> Iterator[Lab]:
     assert image.disk.exists()
-    lab = Lab(directory=state.parent, name="crash")
-    lab.write(LAB)
-    try:
+    with Lab(directory=state.parent, name="crash").removed_in_the_end() as lab:
+        lab.write(LAB)
         yield lab
-    finally:
-        lab.nestctl("down", "crash", timeout_s=600)
-        lab.expect_nothing_left()
 
 
 def test_whatever_step_it_is_killed_at_the_next_one_goes_on(crash: Lab) -> None:
