@@ -21,7 +21,7 @@ from nestctl.errors import DeadlineError, PrerequisiteError
 
 log = logging.getLogger(__name__)
 
-# How often a command that can be stopped looks whether it is to stop, in seconds.
+# How often a command that can be stopped, or an answer that is waited for, looks whether it is to stop, in seconds.
 _STOP_INTERVAL_S = 0.2
 
 _CHUNK_BYTES = 65536
@@ -139,7 +139,8 @@ class LocalConversation:
         answer, left = bytearray(), memoryview(text)
         while not answer.endswith(b"\n"):
             deadline.check()
-            readable, writable, _ = select.select([self._out], [self._into] if left else [], [], deadline.remaining_s)
+            wait_s = min(_STOP_INTERVAL_S, deadline.remaining_s) if deadline.stop else deadline.remaining_s
+            readable, writable, _ = select.select([self._out], [self._into] if left else [], [], wait_s)
             if writable:
                 try:
                     # So much can be written without waiting (pipe(7)).
