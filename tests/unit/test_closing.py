@@ -21,7 +21,7 @@ from nestctl.lab.render import render_domain, render_filter, render_network
 from nestctl.model.lab import Lab
 from nestctl.paths import resource
 from tests.builders import class_of, host_facts, lab_of_tenants, limited_plan, plan_of_depth, plans_of
-from tests.unit.bench.test_report import two_levels_deep
+from tests.unit.bench.test_report import one_workload
 from tests.unit.bench.tune.test_tune import tried
 from tests.unit.cli.run import python
 
@@ -60,7 +60,7 @@ TEMPLATES: dict[str, Callable[[], str]] = {
     "filter.xml.j2": _filter,
     "iotune.xml.j2": lambda: render_domain(limited_plan()),
     "network.xml.j2": _network,
-    "report.html.j2": lambda: render_report(two_levels_deep()),
+    "report.html.j2": lambda: render_report(one_workload()),
     "tune.html.j2": lambda: render_tune_page(tried()),
 }
 

@@ -34,6 +34,11 @@ def two_levels_deep(rounds: int = 5, ending: Ending = Ending.COMPLETE) -> Summar
     return summarize(results(LEVELS, calls, ending=ending))
 
 
+def one_workload() -> Summary:
+    """A plot takes a good part of a second: this has few."""
+    return summarize(results(LEVELS, [call(level.name, 1, "cpu", 5000) for level in LEVELS]))
+
+
 @cache
 def page_of_two_levels_deep() -> str:
     """Its plots take most of a second each, and no test changes it."""
@@ -154,7 +159,7 @@ def test_a_ratio_within_the_noise_is_marked() -> None:
 
 
 def test_files_are_written_whole_and_can_be_read_again(tmp_path: Path) -> None:
-    summary = two_levels_deep()
+    summary = one_workload()
     written = html.write_results(summary.results, tmp_path / "results")
     assert parse_results(written.results.read_bytes(), source="x") == summary.results
     assert written.report is not None
