@@ -17,6 +17,7 @@ def test_there_are_playbooks() -> None:
     assert [path.name for path in PLAYBOOKS] == ["l1-kvm.yml", "nested.yml"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("playbook", PLAYBOOKS, ids=lambda path: path.name)
 def test_ansible_accepts_it(playbook: Path, tmp_path: Path) -> None:
     command = (str(Path(sys.executable).with_name("ansible-playbook")), "-i", "localhost,", "--syntax-check", playbook)

@@ -83,6 +83,7 @@ def test_the_page_labels_every_emulated_figure_and_needs_nothing_else() -> None:
     assert "@import" not in page
 
 
+@pytest.mark.slow
 def test_the_page_is_well_formed_and_what_a_plot_refers_to_is_in_it_alone() -> None:
     found: list[str] = []
     open_tags: list[str] = []
@@ -265,6 +266,7 @@ def test_exits_per_operation_are_shown() -> None:
     assert "2.00 exits each" in on_terminal(summary)
 
 
+@pytest.mark.slow
 def test_what_others_published_stands_beside_with_its_source() -> None:
     text, page = on_terminal(two_levels_deep()), page_of_two_levels_deep()
     assert "published 24×, 22.7×" in text
@@ -274,6 +276,7 @@ def test_what_others_published_stands_beside_with_its_source() -> None:
     assert all(it.workload in names and it.source and it.figures for it in PUBLISHED)
 
 
+@pytest.mark.slow
 def test_the_noise_is_a_band_in_the_plot_and_only_where_there_is_some() -> None:
     with_band, without = html.render_report(with_control(9080)), page_of_two_levels_deep()
     assert "Grey bands" in with_band

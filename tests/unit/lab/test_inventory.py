@@ -51,6 +51,7 @@ def read_by_ansible(inventory: Path, tmp_path: Path) -> dict[str, Any]:
     return document
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["file", "script"])
 def test_ansible_reads_it_as_a_file_and_by_a_script(directory: Path, kind: str, tmp_path: Path) -> None:
     if kind == "file":
@@ -87,6 +88,7 @@ def test_ansible_reads_it_as_a_file_and_by_a_script(directory: Path, kind: str, 
     assert document["_meta"]["hostvars"]["left"]["nestctl_accelerator"] == "tcg"
 
 
+@pytest.mark.slow
 def test_one_host_is_asked_for_by_its_name(lab: Lab, directory: Path) -> None:
     completed = nestctl("inventory", "my-lab", "--host", "vm-a")
     assert json.loads(completed.stdout) == host_variables(list_nodes(lab)[1], read_noted(directory))

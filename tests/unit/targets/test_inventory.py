@@ -37,6 +37,7 @@ all:
 """
 
 
+@pytest.mark.slow
 def test_an_ini_inventory_is_what_ansible_makes_of_it(tmp_path: Path) -> None:
     (tmp_path / "hosts").write_text(INI)
     targets = read_inventory(str(tmp_path / "hosts"))
@@ -47,6 +48,7 @@ def test_an_ini_inventory_is_what_ansible_makes_of_it(tmp_path: Path) -> None:
     assert targets[5].destination == Destination(host="10.0.0.1", user="joe")
 
 
+@pytest.mark.slow
 def test_a_yaml_inventory_and_the_variables_beside_it(tmp_path: Path) -> None:
     (tmp_path / "hosts.yaml").write_text(YAML)
     (tmp_path / "group_vars").mkdir()
@@ -56,6 +58,7 @@ def test_a_yaml_inventory_and_the_variables_beside_it(tmp_path: Path) -> None:
     assert web.destination == Destination(host="10.0.0.1", user="ann", settings=("ProxyJump gw",))
 
 
+@pytest.mark.slow
 def test_a_limit_is_ansibles_pattern(tmp_path: Path) -> None:
     (tmp_path / "hosts").write_text(INI)
     found = read_inventory(str(tmp_path / "hosts"), limit="web:!w02")
@@ -64,10 +67,12 @@ def test_a_limit_is_ansibles_pattern(tmp_path: Path) -> None:
         read_inventory(str(tmp_path / "hosts"), limit="nobody")
 
 
+@pytest.mark.slow
 def test_a_list_is_an_inventory_too() -> None:
     assert [target.name for target in read_inventory("a,b")] == ["a", "b"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("text", "sentence"), [('{"a": [', "Ansible cannot read the inventory"), ("", "has no host")])
 def test_a_wrong_inventory_is_a_usage_error(text: str, sentence: str, tmp_path: Path) -> None:
     (tmp_path / "hosts.yaml").write_text(text)
