@@ -200,7 +200,7 @@ FULL_WORKLOADS = (
     "fio_qd32",
     "fio_fsync",
     "sysbench_threads",
-    "python_compile",
+    "gcc_compile",
     "cyclictest_p99",
     "redis_set",
 )

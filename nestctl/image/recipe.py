@@ -16,9 +16,9 @@ from pathlib import Path
 from nestctl.errors import PrerequisiteError
 from nestctl.paths import resource
 
-# The disk's nominal size: room for the content (550 MB) and a little more. A guest's own disk is an overlay of the
+# The disk's nominal size: room for the content (620 MB) and a little more. A guest's own disk is an overlay of the
 # size the lab file says, and the root file system grows to it at boot.
-DISK_BYTES = 1024 * 1024 * 1024
+DISK_BYTES = 832 * 1024 * 1024
 
 _COMMON_PACKAGES = (
     "systemd-sysv",
@@ -38,10 +38,12 @@ _COMMON_PACKAGES = (
     "dnsmasq-base",
     "e2fsprogs",
     "fio",
+    "gcc",
     "iperf3",
     "iproute2",
     "iptables",
     "kmod",
+    "libc6-dev",
     "passwd",
     "procps",
     "redis-tools",

@@ -123,7 +123,7 @@ def test_what_is_not_there_has_a_reason() -> None:
 
 
 def test_a_program_runs_for_real_in_every_round_with_the_clock_of_this_machine_around_it() -> None:
-    settings = Settings(rounds=2, workloads=("python_compile",))
+    settings = Settings(rounds=2, workloads=("gcc_compile",))
     results = run_bench([Machine(name="L0", shell=LocalShell())], settings=settings, deadline=soon())
     assert [call.failure for call in results.calls] == ["", ""]
     for call in results.calls:
