@@ -30,11 +30,17 @@ _PRICE = (
     'print(json.dumps({"samples": samples}))'
 )
 
+_WAKES = (
+    "import json; from agent.wakes import measure_halt_wake; "
+    'print(json.dumps({"outcome": measure_halt_wake(2, 100_000_000)}))'
+)
+
 # One boot, the module with other parameters each time: as it comes, without nested paging, without nesting.
 _AMD = f"""
 load kvm_amd
 agent on
 python price '{_PRICE}'
+python wakes '{_WAKES}'
 unload kvm_amd
 load kvm_amd npt=0
 agent shadow
@@ -122,7 +128,7 @@ def test_svm_with_and_without_nested_paging_and_switched_off(image: Image, tmp_p
         command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=300, check=False
     )
     answers = read_answers(booted.stdout)
-    assert list(answers) == ["on", "price", "shadow", "off", "end"], booted.stdout + booted.stderr
+    assert list(answers) == ["on", "price", "wakes", "shadow", "off", "end"], booted.stdout + booted.stderr
     _expect_proof(answers["on"], exit_code=svm.EXIT_CPUID, exits=50)
     _expect_proof(answers["shadow"], exit_code=svm.EXIT_CPUID, is_paging_nested=False, exits=50)
     _expect_no_offer(answers["off"])
@@ -131,6 +137,10 @@ def test_svm_with_and_without_nested_paging_and_switched_off(image: Image, tmp_p
     assert len(set(turns)) == 1
     assert sum(turns) >= 1000
     assert min(elapsed_ns) >= 250_000_000
+    # Two vCPUs that halt and wake each other; every interrupt has reached its handler, and KVM counted the halts.
+    for sample in answers["wakes"]["outcome"]["samples"]:
+        assert "void" not in sample
+        assert sample["exits"] >= sample["operations"] > 10
 
 
 def test_vmx_with_and_without_nested_paging_and_switched_off(image: Image, tmp_path: Path) -> None:

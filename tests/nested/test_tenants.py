@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -43,7 +44,7 @@ guests:
     quota: {disk_write_mib_s: 8}
     guests:
       blue-vm:
-        quota: {network_in_mbit_s: 8}
+        quota: {network_out_mbit_s: 16, memory_limit_mib: 960, network_in_mbit_s: 8}
   green:
     network: green
     nesting: false
@@ -52,7 +53,7 @@ guests:
 # What may be changed while they run.
 CHANGED = (
     LAB.replace("disk_write_mib_s: 8", "disk_write_mib_s: 64")
-    .replace("network_in_mbit_s: 8", "")
+    .replace(", network_in_mbit_s: 8", "")
     .replace("nesting: false", "nesting: false\n    quota: {cpu_cap_percent: 60}")
 )
 
@@ -60,6 +61,9 @@ CHANGED = (
 HOST_PORTS = (22, 16509, 8006)
 HOST_DATAGRAMS = 9999
 PUBLIC, OUTSIDE = "192.0.2.1", "198.51.100.2"
+
+# What the hypervisor's kernel holds its guest to: the memory of its QEMU, and what may come in from its interface.
+LIMITS = "cat /sys/fs/cgroup/machine.slice/machine-qemu*/memory.max && tc filter show dev vnet0 ingress"
 
 SERVE = """
 import socket
@@ -345,6 +349,9 @@ def _measure(lab: Lab, addresses: Mapping[str, str]) -> tuple[float, float]:
     # The bucket that evens a limit out may be spent at once.
     assert write_mib_s < 1.5 * 8
     assert fetch_mbit_s < 1.5 * 8
+    limits = lab.nestctl("exec", "blue", "--", "sh", "-c", LIMITS).expect(0).stdout
+    assert limits.startswith(f"{960 << 20}\n")
+    assert re.search(r"\bpolice .*\brate 16Mbit\b", limits)
     return write_mib_s, fetch_mbit_s
 
 
