@@ -13,6 +13,9 @@ from nestctl.errors import ExitCode
 def main() -> None:
     # Whoever ends us politely gets what Ctrl-C gets: guests half made are removed, `quickstart` cleans up.
     signal.signal(signal.SIGTERM, _interrupt)
+    from nestctl.cli.refused import explain_refusal, flush_output, open_missing_streams
+
+    open_missing_streams()
     from nestctl.cli import app
 
     try:
@@ -22,10 +25,18 @@ def main() -> None:
         if isinstance(ended.__context__, BrokenPipeError):
             sys.exit(ExitCode.OK)
         raise
-    except Exception:
+    except Exception as error:
+        # What Click prints by itself (help, the version) it prints before the boundary around commands begins.
+        if isinstance(error, OSError) and (refusal := explain_refusal(error)):
+            from nestctl.console import show_error
+
+            show_error(refusal)
+            sys.exit(refusal.exit_code)
         traceback.print_exc()
         sys.stderr.write("nestctl: this is a bug; please report it with the lines above and 'nestctl check --json'.\n")
         sys.exit(ExitCode.BUG)
+    finally:
+        flush_output()
 
 
 def _interrupt(_number: int, _frame: object) -> NoReturn:

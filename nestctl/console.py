@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.progress import Progress
 
+    from nestctl.errors import NestctlError
     from nestctl.events import EventLog
 
 WITHOUT_TERMINAL = 160  # columns
@@ -84,6 +85,13 @@ def live(make: Callable[[Any], RenderableType]) -> Iterator[Callable[[Any], None
 def say(text: str) -> None:
     """Tell the user something that is no result."""
     _steps.say(text)
+
+
+def show_error(error: NestctlError) -> None:
+    """Say what went wrong, and below it what to do about it."""
+    say(f"nestctl: {error.message}")
+    if error.hint:
+        say(f"  {error.hint}")
 
 
 def warn(text: str) -> None:

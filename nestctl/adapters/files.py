@@ -2,30 +2,51 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from nestctl.deadline import Deadline
+from nestctl.errors import PrerequisiteError, UsageError
+
+_WRONG_PATH = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
 
 def write_atomically(path: Path, content: bytes, *, mode: int = 0o644) -> None:
-    """Write a file whole or not at all; it has `mode` from its first byte on."""
+    """Write a file whole or not at all; it has `mode` from its first byte on.
+
+    Raises the system's `OSError` under the name of `path`.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
             os.fchmod(file.fileno(), mode)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+
+
+def write_named(path: Path, content: bytes) -> None:
+    """Write a file that the user has named, whole or not at all.
+
+    Raises `UsageError` when there can be no file of that name, `PrerequisiteError` when the system refuses it.
+    """
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        wrong = UsageError if error.errno in _WRONG_PATH else PrerequisiteError
+        raise wrong(f"'{path}' cannot be written: {error.strerror}.") from error
 
 
 @contextmanager

@@ -8,7 +8,6 @@ made of them. Nothing is ever unpacked: an archive is read into memory, and link
 from __future__ import annotations
 
 import base64
-import errno
 import gzip
 import io
 import json
@@ -21,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from nestctl import __version__
-from nestctl.adapters.files import write_atomically
+from nestctl.adapters.files import write_named
 from nestctl.agent.facts import replay
 from nestctl.agent.tree import Entry
 from nestctl.check.findings import Assessment
-from nestctl.errors import PrerequisiteError, UsageError
+from nestctl.errors import UsageError
 
 MOST_FILES = 50_000
 MOST_BYTES = 64 << 20
@@ -178,15 +177,8 @@ def write_recording(path: Path, collected: Mapping[str, Any], assessment: Assess
     contents[EXPECTED] = _dump(outline(assessment))
     if path.exists():
         raise UsageError(f"'{path}' exists already.", hint="Name another file; a recording overwrites none.")
-    try:
-        write_atomically(path, _pack(contents))
-    except OSError as error:
-        wrong = UsageError if error.errno in _WRONG_PATH else PrerequisiteError
-        raise wrong(f"'{path}' cannot be written: {error.strerror}.") from error
+    write_named(path, _pack(contents))
     return sorted(contents)
-
-
-_WRONG_PATH = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
 
 def _content(entry: Entry) -> bytes | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,19 +39,6 @@ Exit codes:
 """
 
 
-_SPACE = "Free some space, or set NESTCTL_STATE and NESTCTL_CACHE to places that have it."
-_RIGHTS = "Give this account the right to write there, or set NESTCTL_STATE and NESTCTL_CACHE to places it owns."
-
-# What the system may refuse anywhere where nestctl writes, and what the user can do about it.
-_ENVIRONMENT_ERRORS = {
-    errno.ENOSPC: _SPACE,
-    errno.EDQUOT: _SPACE,
-    errno.EROFS: _RIGHTS,
-    errno.EACCES: _RIGHTS,
-    errno.EPERM: _RIGHTS,
-}
-
-
 class _Boundary(TyperGroup):
     """Turns our errors into a sentence and an exit code; Typer does that for wrong options."""
 
@@ -67,23 +53,21 @@ class _Boundary(TyperGroup):
                 formatter.write_dl(rows)
 
     def invoke(self, ctx: Any) -> Any:
-        from nestctl.console import say
+        from nestctl.console import say, show_error
 
         try:
             return super().invoke(ctx)
         except NestctlError as error:
-            say(f"nestctl: {error.message}")
-            if error.hint:
-                say(f"  {error.hint}")
+            show_error(error)
             logging.getLogger(__name__).debug("raised here:", exc_info=True)
             raise typer.Exit(error.exit_code) from error
         except OSError as error:
-            if error.errno not in _ENVIRONMENT_ERRORS:
+            from nestctl.cli.refused import explain_refusal
+
+            if not (refusal := explain_refusal(error)):
                 raise
-            place = f"'{error.filename}': " if error.filename else ""
-            say(f"nestctl: {place}{error.strerror}.")
-            say(f"  {_ENVIRONMENT_ERRORS[error.errno]}")
-            raise typer.Exit(ExitCode.NOT_FOUND_OUT) from error
+            show_error(refusal)
+            raise typer.Exit(refusal.exit_code) from error
         except KeyboardInterrupt:
             say("nestctl: interrupted. The same command goes on from here; 'nestctl down' removes what is there.")
             raise typer.Exit(ExitCode.INTERRUPTED) from None

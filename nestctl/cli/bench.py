@@ -166,7 +166,7 @@ def export(
 ) -> None:
     """Write the figures of a run as CSV, Markdown, HTML or JSON."""
     from nestctl import console
-    from nestctl.adapters.files import write_atomically
+    from nestctl.adapters.files import write_named
     from nestctl.bench.export import export_results, parse_format
     from nestctl.bench.files import find_results, read_results
 
@@ -175,7 +175,7 @@ def export(
     if output is None:
         console.print_result(text.rstrip("\n"))
     else:
-        write_atomically(output, text.encode())
+        write_named(output, text.encode())
 
 
 @app.command()

@@ -55,16 +55,21 @@ def extend(
     lab: ThatLab,
     time: Annotated[str, typer.Argument(metavar="TIME", help="How much longer: 90m, 3h, 14d.")],
     connect: Connect = None,
+    json: Json = False,
 ) -> None:
     """Put the end of a lab off: from when it is, or from now on where it is over or the lab had none."""
-    from nestctl.console import print_result
+    from nestctl.console import print_json, print_result
     from nestctl.lab.expiry import parse_duration
     from nestctl.lab.lifetime import extend_lab, now_utc
+    from nestctl.lab.outcomes import render_extended
     from nestctl.lab.report import format_time
     from nestctl.lab.store import find_lab_name
 
     name = find_lab_name(lab)
     later = extend_lab(name, parse_duration(time), connect=connect, now=now_utc())
+    if json:
+        print_json(render_extended(name, later))
+        return
     print_result(f"The lab '{name}' ends {format_time(later.at)} (then: {later.action}).")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -90,9 +90,9 @@ def list_(json: Json = False) -> None:
 
 
 @app.command()
-def verify(name: Name) -> None:
+def verify(name: Name, json: Json = False) -> None:
     """Check every file of an image against its SHA-256."""
-    from nestctl.console import print_result
+    from nestctl.image.report import render_images
     from nestctl.image.store import find_image, verify_image
 
     image = find_image(name)
@@ -100,16 +100,17 @@ def verify(name: Name) -> None:
     what = (
         f"sha256 of the imported file {image.source.sha256}" if image.source else f"sha256 of the disk {image.digest}"
     )
-    print_result(f"{image.name}: every file is as it was {'imported' if image.source else 'built'} ({what})")
+    text = f"{image.name}: every file is as it was {'imported' if image.source else 'built'} ({what})"
+    _print_done(text, render_images((image,)), json)
 
 
 @app.command()
-def rm(name: Name) -> None:
+def rm(name: Name, json: Json = False) -> None:
     """Remove an image, or an interrupted download. Guests whose disks are overlays on it cannot start any more."""
-    from nestctl.console import print_result
     from nestctl.deadline import Deadline
     from nestctl.errors import UsageError
     from nestctl.image.download import list_partial, lock_download, remove_download
+    from nestctl.image.report import render_images
     from nestctl.image.store import find_image, remove_image
 
     try:
@@ -121,10 +122,21 @@ def rm(name: Name) -> None:
         (found,) = partial
         with lock_download(found.location, Deadline.after(1, f"The end of the import of '{found.location}'")):
             remove_download(found.location)
-        print_result(f"{found.title}: removed what was downloaded of it")
+        _print_done(f"{found.title}: removed what was downloaded of it", render_images((), partial), json)
         return
+    document = render_images((image,))
     remove_image(image, deadline=Deadline.after(_TIMEOUT_S, "Waiting for another nestctl that builds an image"))
-    print_result(f"{image.name}: removed")
+    _print_done(f"{image.name}: removed", document, json)
+
+
+def _print_done(text: str, document: dict[str, Any], json: bool) -> None:
+    """Print what was done: a line, or the document of the images that it was done to."""
+    from nestctl.console import print_json, print_result
+
+    if json:
+        print_json(document)
+    else:
+        print_result(text)
 
 
 def _print(images: Iterable[Image], json: bool, partial: Iterable[Partial] = ()) -> None:

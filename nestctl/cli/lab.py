@@ -61,7 +61,7 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
 ) -> None:
     """Write a commented lab file that works as it is."""
-    from nestctl.adapters.files import write_atomically
+    from nestctl.adapters.files import write_named
     from nestctl.console import say
     from nestctl.errors import UsageError
     from nestctl.paths import resource
@@ -76,7 +76,7 @@ def init(
     if not path.parent.is_dir():
         raise UsageError(f"There is no directory '{path.parent}'.")
     for target, source in files.items():
-        write_atomically(target, source.read_bytes())
+        write_named(target, source.read_bytes())
     say(f"Wrote {' and '.join(repr(str(target)) for target in files)}. Bring it up with 'nestctl up'.")
 
 
@@ -97,7 +97,7 @@ def adopt(
 
     'nestctl up' makes the guests inside it, 'nestctl down' removes them. The domain stays as it is.
     """
-    from nestctl.adapters.files import write_atomically
+    from nestctl.adapters.files import write_named
     from nestctl.console import say
     from nestctl.errors import UsageError
     from nestctl.lab.adopt import look_at_machine, render_lab_file
@@ -112,7 +112,7 @@ def adopt(
     if guest.adopt is None:
         raise AssertionError("it was rendered with 'adopt'")
     found = look_at_machine(guest.adopt, connect=connect)
-    write_atomically(path, text.encode())
+    write_named(path, text.encode())
     size = f"{found.cpus} CPU{'s' if found.cpus > 1 else ''}, {found.memory_mib} MiB"
     say(f"'{domain}' ({size}) can be adopted. Wrote '{path}'. Bring the guests inside up with 'nestctl up {path}'.")
 

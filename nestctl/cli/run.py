@@ -43,7 +43,7 @@ def run(
     gave no answer. A lab that was up before is left up.
     """
     from nestctl import console
-    from nestctl.adapters.files import write_atomically
+    from nestctl.adapters.files import write_named
     from nestctl.lab.images import check_images
     from nestctl.lab.junit import render_junit
     from nestctl.lab.outcomes import render_run, render_run_table, say_how_to_reach
@@ -61,7 +61,7 @@ def run(
         warn=console.warn,
     )
     if junit:
-        write_atomically(junit, render_junit(result))
+        write_named(junit, render_junit(result))
     if json:
         console.print_json(render_run(result))
     else:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from nestctl.lab.expire import Seen
+    from nestctl.lab.expiry import Expiry
     from nestctl.lab.run import RunResult
 
 # ECMA-48: a control sequence, or a control character by itself.
@@ -115,6 +116,11 @@ def render_expiries(seen: Iterable[Seen], *, is_dry_run: bool) -> dict[str, Any]
         for it in seen
     ]
     return {"schema": "nestctl.expire/1", "is_dry_run": is_dry_run, "labs": labs}
+
+
+def render_extended(lab: str, expiry: Expiry) -> dict[str, Any]:
+    """Render the new end of a lab as the JSON document of the schema 'nestctl.extend/1'."""
+    return {"schema": "nestctl.extend/1", "lab": lab, "expires": expiry.at.isoformat(), "action": expiry.action}
 
 
 def render_expiries_table(seen: Iterable[Seen], *, is_dry_run: bool) -> Table:

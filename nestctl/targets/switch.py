@@ -18,7 +18,15 @@ from nestctl.deadline import Deadline
 from nestctl.errors import DeadlineError, FailedError, GuestError, NotFoundOutError, UnreachableError
 from nestctl.paths import resource
 from nestctl.targets.check import check_target
-from nestctl.targets.module import DROP_IN, ModuleState, command_for, read_state, say_left, say_users
+from nestctl.targets.module import (
+    DROP_IN,
+    ModuleState,
+    command_for,
+    read_state,
+    render_state_json,
+    say_left,
+    say_users,
+)
 from nestctl.targets.target import Target, open_target
 
 # What one look may take, in seconds, in an emulated guest of an emulated guest that does other things.
@@ -208,3 +216,21 @@ def render_switched(target: Target, before: ModuleState, switched: Switched, wan
     if (left := say_left(target.name, after, wanted.on)) and not (dry_run and does_reload):
         lines.append(f"left to do: {left}")
     return "\n".join(lines)
+
+
+def render_switched_json(
+    target: Target, state: ModuleState, wanted: Wanted, *, refused: str = "", changes: int = 0, dry_run: bool = False
+) -> dict[str, Any]:
+    """Return the document of `nestctl nested status --json`, of the state afterwards, with what was done.
+
+    `changes` counts the playbook's tasks that changed something, or would; `refused` says why none was run.
+    """
+    done = {"on": wanted.on, "persist": wanted.persist, "now": wanted.now, "dry_run": dry_run}
+    left = "" if refused else say_left(target.name, state, wanted.on)
+    return {
+        **render_state_json(target.name, state),
+        "wanted": done,
+        "refused": refused,
+        "changes": changes,
+        "left": left,
+    }

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,9 @@ def test_an_end_is_put_off() -> None:
     assert completed.returncode == 0, completed.stderr
     assert completed.stdout.startswith("The lab 'old' ends ")
     assert expire() == {"old": ("nothing", "delete")}
+    again = json.loads(nestctl("extend", "old", "1h", "--json").stdout)
+    assert (again["schema"], again["lab"], again["action"]) == ("nestctl.extend/1", "old", "delete")
+    assert datetime.fromisoformat(again["expires"]) > datetime.now(UTC)
     assert nestctl("extend", "old", "soon").returncode == ExitCode.USAGE
     absent = nestctl("extend", "nothing", "1h")
     assert absent.returncode == ExitCode.USAGE

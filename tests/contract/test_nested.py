@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -114,3 +115,7 @@ def test_where_there_is_nothing_to_switch_the_answer_is_no(word: str) -> None:
     completed = nestctl("nested", word, "--dry-run")
     assert completed.returncode == 1
     assert "nothing can be set" in completed.stdout
+    document = json.loads(nestctl("nested", word, "--dry-run", "--json").stdout)
+    assert document["wanted"] == {"on": word == "on", "persist": True, "now": False, "dry_run": True}
+    assert "nothing can be set" in document["refused"]
+    assert (document["changes"], document["left"]) == (0, "")

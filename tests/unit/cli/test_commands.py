@@ -220,11 +220,13 @@ def test_images_are_listed_verified_and_removed() -> None:
     listed = json.loads(run("image", "list", "--json").stdout)
     assert [it["name"] for it in listed["images"]] == [image.name]
     assert run("image", "verify", image.name).exit_code == 0
+    assert json.loads(run("image", "verify", image.name, "--json").stdout) == listed
     image.kernel.write_bytes(b"x")
     damaged = run("image", "verify", image.name)
     assert damaged.exit_code == ExitCode.FAILED
     assert "is damaged" in damaged.stderr
-    assert run("image", "rm", "debian").exit_code == 0
+    removed = json.loads(run("image", "rm", "debian", "--json").stdout)
+    assert [it["name"] for it in removed["images"]] == [image.name]
     gone = run("image", "verify", image.name)
     assert gone.exit_code == ExitCode.USAGE
     assert "There is no image" in gone.stderr

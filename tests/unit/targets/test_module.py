@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from nestctl.targets.module import parse_state, render_state, render_state_json, say_left
-from nestctl.targets.switch import Switched, Wanted, refuse, render_switched
+from nestctl.targets.switch import Switched, Wanted, refuse, render_switched, render_switched_json
 from nestctl.targets.target import Target
 
 HERE = Target(name="localhost")
@@ -124,3 +124,12 @@ def test_a_second_run_says_that_nothing_changed() -> None:
     wanted = Wanted(on=False, persist=True, now=True)
     said = render_switched(HERE, state(), Switched(changes=0, state=state(), answer=None), wanted, dry_run=False)
     assert said.splitlines() == ["/etc/modprobe.d/nestctl.conf: unchanged", "kvm_amd: unchanged"]
+
+
+def test_what_was_switched_is_json_too() -> None:
+    document = render_switched_json(HERE, state(value="1"), ON_LATER, changes=1)
+    assert (document["schema"], document["is_on"], document["changes"]) == ("nestctl.nested/1", True, 1)
+    assert document["wanted"] == {"on": True, "persist": True, "now": False, "dry_run": False}
+    assert (document["refused"], document["left"]) == ("", "")
+    refused = render_switched_json(HERE, state(), ON_LATER, refused="Guests run.")
+    assert (refused["refused"], refused["changes"], refused["left"]) == ("Guests run.", 0, "")

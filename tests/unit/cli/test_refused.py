@@ -1,0 +1,59 @@
+"""What the system refuses, run as a program of its own: streams that are closed or full, directories that are none."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nestctl.errors import ExitCode
+
+NESTCTL = (sys.executable, "-m", "nestctl")
+
+
+def shell(text: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a line of sh; "$@" in it is nestctl."""
+    return subprocess.run(
+        ("sh", "-c", text, "sh", *NESTCTL),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+@pytest.mark.parametrize("command", ["--version", "schema lab", "image list"])
+def test_a_full_standard_output_is_said_and_is_no_bug(command: str, tmp_path: Path) -> None:
+    completed = shell(f'"$@" {command} > /dev/full', NESTCTL_CACHE=str(tmp_path))
+    assert completed.returncode == ExitCode.NOT_FOUND_OUT
+    assert completed.stderr == "nestctl: No space left on device.\n  Free some space there.\n"
+
+
+def test_closed_streams_are_no_trouble_and_no_file_takes_their_place(tmp_path: Path) -> None:
+    events = tmp_path / "events"
+    completed = shell(f'"$@" --events {events} image list <&- >&- 2>&-', NESTCTL_CACHE=str(tmp_path))
+    assert completed.returncode == 0
+    assert "No image is there" not in events.read_text()
+
+
+@pytest.mark.parametrize(
+    ("variable", "commands"),
+    [("NESTCTL_STATE", '"$@" init 2> /dev/null && "$@" status'), ("NESTCTL_CACHE", '"$@" image build')],
+)
+def test_a_place_that_is_no_directory_is_said_with_its_variable(variable: str, commands: str, tmp_path: Path) -> None:
+    completed = shell(f"cd {tmp_path} && {commands}", **{variable: "/dev/null/x"})
+    assert completed.returncode == ExitCode.NOT_FOUND_OUT, completed.stderr
+    assert ": Not a directory.\n" in completed.stderr
+    assert f"{variable} has to name a directory" in completed.stderr
+
+
+@pytest.mark.parametrize(("path", "code"), [("/proc/x.yaml", ExitCode.USAGE), ("/sys/x.yaml", ExitCode.NOT_FOUND_OUT)])
+def test_a_file_that_the_user_names_is_refused_under_its_name(path: str, code: ExitCode) -> None:
+    completed = shell(f'"$@" init {path}')
+    assert completed.returncode == code, completed.stderr
+    assert completed.stderr.startswith(f"nestctl: '{path}' cannot be written: ")
+    assert "NESTCTL_STATE" not in completed.stderr
