@@ -39,12 +39,16 @@ def run_quickstart(
         measured = measure_lab(
             lab, connect=connect, settings=choose_settings(is_quick=True, seed=seed), directory=directory, step=step
         )
-    except BaseException:
+    except BaseException as failure:
         # What went wrong first is what the user has to know; that it could not be cleaned up comes beside it.
         try:
             down(lab.name, connect=connect, step=step, warn=warn)
         except NestctlError as error:
-            warn(f"the lab '{lab.name}' could not be removed: {error.message} 'nestctl down {lab.name}' tries again.")
+            # Where libvirt cannot be reached nothing was made, and both say so.
+            if str(error) != str(failure):
+                warn(
+                    f"the lab '{lab.name}' could not be removed: {error.message} 'nestctl down {lab.name}' tries again."
+                )
         raise
     down(lab.name, connect=connect, step=step, warn=warn)
     return measured

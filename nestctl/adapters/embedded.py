@@ -59,14 +59,18 @@ _owned: dict[Path, ExitStack] = {}
 def own_embedded_root(root: Path, deadline: Deadline) -> None:
     """Be the only process that has a directory open, from now until it ends; wait for another until the deadline.
 
-    What libvirt learns of QEMU, in seconds of probing, is kept in our cache: it outlives the directory.
+    What libvirt learns of QEMU, in seconds of probing, is kept in our cache: it outlives the directory. Raises
+    `UsageError` when the directory cannot be made.
     """
     if root not in _owned:
         name = hashlib.sha256(str(root).encode()).hexdigest()[:12]
         stack = ExitStack()
         stack.enter_context(hold_lock(cache_directory() / "locks" / f"embed-{name}.lock", deadline))
         _owned[root] = stack
-    (root / "etc").mkdir(parents=True, exist_ok=True, mode=0o711)
+    try:
+        (root / "etc").mkdir(parents=True, exist_ok=True, mode=0o711)
+    except OSError as error:
+        raise UsageError(f"The embedded libvirt's directory '{root}' cannot be made: {error.strerror}.") from error
     learnt, link = cache_directory() / "libvirt", root / "cache"
     learnt.mkdir(exist_ok=True)
     if not link.exists():

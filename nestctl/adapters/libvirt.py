@@ -240,9 +240,10 @@ def choose_uri(wanted: str | None) -> str:
     """Choose the connection: what was asked for, or $LIBVIRT_DEFAULT_URI, or the best that works here.
 
     The system's libvirt where its socket may be used and its accounts can reach our files; else the session's for a
-    user, and for root, where no daemon runs, the driver embedded in this process.
+    user, and for root, where no daemon runs, the driver embedded in this process. Raises as `check_uri`.
     """
     if chosen := wanted or os.environ.get("LIBVIRT_DEFAULT_URI"):
+        check_uri(chosen)
         return chosen
     if any(os.access(path, os.W_OK) for path in _SYSTEM_SOCKETS):
         if os.geteuid() == 0 or _is_open_to_others(state_directory()):
@@ -251,14 +252,21 @@ def choose_uri(wanted: str | None) -> str:
     return SESSION_URI if os.geteuid() != 0 else f"{URI_PREFIX}?root={embedded_root()}"
 
 
-@contextmanager
-def open_hypervisor(uri: str, *, deadline: Deadline) -> Iterator[Hypervisor]:
-    """Open this machine's libvirt. Raises `UsageError` for a URI that is none of QEMU's on this machine."""
-    if not uri.startswith("qemu:///"):
+def check_uri(uri: str) -> None:
+    """Raise `UsageError` for a URI that is none of QEMU's on this machine (https://libvirt.org/drvqemu.html)."""
+    if uri.partition("?")[0] not in {SYSTEM_URI, SESSION_URI, URI_PREFIX}:
         raise UsageError(
             f"The connection '{uri}' is not this machine's QEMU.",
-            hint="Use qemu:///system, qemu:///session or qemu:///embed?root=DIRECTORY.",
+            hint=f"Use {SYSTEM_URI}, {SESSION_URI} or {URI_PREFIX}?root=DIRECTORY.",
         )
+    if uri.startswith(URI_PREFIX):
+        parse_embedded_root(uri)
+
+
+@contextmanager
+def open_hypervisor(uri: str, *, deadline: Deadline) -> Iterator[Hypervisor]:
+    """Open this machine's libvirt. Raises as `check_uri`."""
+    check_uri(uri)
     if uri.startswith(URI_PREFIX):
         yield from _open_embedded(uri, deadline)
     else:

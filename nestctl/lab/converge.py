@@ -62,8 +62,9 @@ def up(
     profiles = [it.profile for _, it in walk_guests(lab.guests)]
     for warning in warn_of_profiles(profiles, cpu_feature=host.cpu_feature, is_emulated=host.is_emulated):
         say(f"nestctl: warning: {warning}")
-    ensure_lab_images(lab, step)
     with lock_lab(lab.name), open_connection(host.uri) as hypervisor:
+        # An image takes a minute to build: not for a libvirt that cannot be reached.
+        ensure_lab_images(lab, step)
         level = Level(shell=LocalShell(), hypervisor=hypervisor)
         return converge(
             level,

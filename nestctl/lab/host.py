@@ -54,10 +54,14 @@ class Host:
 
 
 def read_host(connect: str | None) -> Host:
-    """Decide how guests are run here; the accelerator is chosen by running code (see nestctl.check)."""
+    """Decide how guests are run here; the accelerator is chosen by running code (see nestctl.check).
+
+    Raises `UsageError` when the connection that was asked for cannot be one.
+    """
+    uri = choose_uri(connect)
     choice = choose_accelerator()
     return Host(
-        uri=choose_uri(connect),
+        uri=uri,
         accelerator=choice.accelerator,
         cpu_feature=choice.cpu_feature,
         is_machine_emulated=choice.is_machine_emulated,

@@ -213,6 +213,15 @@ def test_a_taken_port_is_told_from_other_failures() -> None:
     assert isinstance(explain(libvirt.libvirtError("anything else"), "start the domain"), HypervisorError)
 
 
+@pytest.mark.parametrize("uri", ["xen:///", "qemu:///sytem", "qemu:///embed", "qemu:///embed?root=relative"])
+def test_what_cannot_be_a_connection_is_refused_before_it_is_used(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match=r"The connection .* (is not|names no)"):
+        choose_uri(uri)
+    monkeypatch.setenv("LIBVIRT_DEFAULT_URI", uri)
+    with pytest.raises(UsageError):
+        choose_uri(None)
+
+
 def test_what_was_asked_for_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIBVIRT_DEFAULT_URI", SYSTEM_URI)
     assert choose_uri(SESSION_URI) == SESSION_URI

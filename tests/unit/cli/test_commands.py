@@ -357,3 +357,21 @@ class TestWithLibvirt:
         completed = nestctl("status", "--connect", "qemu+ssh://elsewhere/system", cwd=tmp_path)
         assert completed.returncode == ExitCode.USAGE
         assert "is not this machine's QEMU" in completed.stderr
+
+
+@pytest.mark.parametrize(
+    ("uri", "exit_code", "said"),
+    [
+        ("test:///default", ExitCode.USAGE, "is not this machine's QEMU"),
+        ("qemu:///embed?root=/etc/passwd", ExitCode.USAGE, "cannot be made: Not a directory."),
+        ("qemu:///system?socket=/nowhere/at-all", ExitCode.NOT_FOUND_OUT, "Failed to connect socket"),
+    ],
+)
+def test_no_image_is_built_for_a_connection_that_is_none(somewhere: Path, uri: str, exit_code: int, said: str) -> None:
+    run("init")
+    for words in (("up",), ("quickstart",)):
+        refused = nestctl(*words, "--connect", uri)
+        assert refused.returncode == exit_code, refused.stderr
+        assert refused.stderr.count(said) == 1
+        assert "Building" not in refused.stderr
+        assert "could not be removed" not in refused.stderr
