@@ -362,7 +362,7 @@ def _outermost_uplinks(lab: Lab, host: HostFacts) -> dict[str, Uplink]:
             indices[guest.network] += 1
         else:
             uplink = _forwarded_uplink(lab.name, name, host.subnets[0], host.ports[name])
-            uplinks[name] = replace(uplink, is_closed=lab.trust == "untrusted")
+            uplinks[name] = replace(uplink, is_closed=lab.is_closed(guest))
     return uplinks
 
 

@@ -13,6 +13,7 @@ from nestctl.model.lab import (
     MOST_OUTERMOST,
     NAME_PATTERN,
     AcceptedRisks,
+    GuestForward,
     LabImage,
     Name,
     OnExpiry,
@@ -80,6 +81,7 @@ class DeclaredGuest(Settings):
             "a forwarded port of this machine's leads to the guest."
         ),
     ] = ""
+    forward: GuestForward = None
     adopt: Annotated[
         Adopt | None,
         Field(description="A domain that is there already, in place of one that is made; it has no other settings."),

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from nestctl.model.adopt import Adopt
-from nestctl.model.network import Network
+from nestctl.model.network import Forward, Network
 from nestctl.model.profile import DEFAULT_PROFILE
 from nestctl.model.quota import QEMU_RESERVE_MIB, Quota
 from nestctl.model.seed import Seed
@@ -51,6 +51,16 @@ BLANK = "blank"
 # NAME, or NAME@ALGORITHM:HEX as container images are pinned.
 IMAGE_PATTERN = r"^([A-Za-z0-9][A-Za-z0-9._-]{0,127}(@(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}))?)?$"
 ImageReference = Annotated[str, Field(pattern=IMAGE_PATTERN)]
+
+
+GuestForward = Annotated[
+    Forward | None,
+    Field(
+        description="What QEMU's user-mode network lets a guest of this machine reach, with all inside it. 'nat': the "
+        "world, and what listens on this machine's loopback, other guests' SSH ports among it. 'none': nothing; its own "
+        "SSH port works. By default 'nat', and 'none' in a lab of untrusted guests."
+    ),
+]
 
 
 class Settings(BaseModel):
@@ -153,6 +163,7 @@ class Guest(Settings):
             "a forwarded port of this machine's leads to the guest."
         ),
     ] = ""
+    forward: GuestForward = None
     adopt: Annotated[
         Adopt | None,
         Field(description="A domain that is there already, in place of one that is made; it has no other settings."),
@@ -193,8 +204,18 @@ class Guest(Settings):
                 f"'{on[0]}' inside it has a 'network': that is for guests of this machine; what is inside a guest is "
                 "on a network of that guest's"
             )
+        if closed := [name for name, guest in self.guests.items() if guest.forward]:
+            raise ValueError(
+                f"'{closed[0]}' inside it has 'forward': that is for guests of this machine, and holds for all inside"
+            )
         if adopted := [name for name, guest in self.guests.items() if guest.adopt]:
             raise ValueError(f"'{adopted[0]}' inside it has 'adopt': only a domain of this machine can be adopted")
+        return self
+
+    @model_validator(mode="after")
+    def _one_network_says_what_is_reached(self) -> Self:
+        if self.network and self.forward:
+            raise ValueError(f"it is on the network '{self.network}', whose own 'forward' holds: leave one out")
         return self
 
     @model_validator(mode="after")
@@ -273,6 +294,12 @@ class Lab(BaseModel):
         ),
     ]
 
+    def is_closed(self, guest: Guest) -> bool:
+        """Tell whether a guest of this machine is on QEMU's user-mode network and reaches nothing through it."""
+        if guest.network or guest.adopt:
+            return False
+        return self.trust == "untrusted" or guest.forward == "none"
+
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:
         seen: set[str] = set()
@@ -294,6 +321,26 @@ class Lab(BaseModel):
                 "its guests are 'untrusted', and nestctl cannot keep a domain apart that somebody else made: leave "
                 "'adopt' or 'trust' out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _untrusted_guests_are_let_out_by_networks(self) -> Self:
+        if self.trust == "untrusted" and (out := [it for it, guest in self.guests.items() if guest.forward == "nat"]):
+            raise ValueError(
+                f"its guests are 'untrusted', and '{out[0]}' has 'forward: nat', with which it reaches this machine's "
+                "loopback: give it a 'network'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _packages_can_be_fetched(self) -> Self:
+        for outer, guest in self.guests.items():
+            wanting = [name for name, it in walk_guests({outer: guest}) if it.seed.packages]
+            if wanting and self.is_closed(guest):
+                raise ValueError(
+                    f"the seed of '{wanting[0]}' has 'packages', and '{outer}' has no way out to fetch them: give it "
+                    "'forward: nat' or a 'network'"
+                )
         return self
 
     @model_validator(mode="after")

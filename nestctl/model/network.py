@@ -11,6 +11,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 MOST_ALLOWED = 32
 
 
+Forward = Literal["nat", "none"]
+
+
 def _address(value: str) -> str:
     try:
         return str(ipaddress.IPv4Address(value)) if value else ""
@@ -34,7 +37,7 @@ class Network(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     forward: Annotated[
-        Literal["nat", "none"],
+        Forward,
         Field(
             description="'nat': its guests reach the world outside through this machine, but no private address "
             "(RFC 1918 and the like), which is where other tenants and the management are. 'none': they reach only "

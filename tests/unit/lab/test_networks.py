@@ -10,16 +10,18 @@ from pathlib import Path
 import pytest
 
 from nestctl.adapters.libvirt import Filter, Network
-from nestctl.errors import FailedError, HypervisorError, PrerequisiteError, SeveralError, UsageError
+from nestctl.errors import FailedError, HypervisorError, LabFileError, PrerequisiteError, SeveralError, UsageError
 from nestctl.lab.audit import find_bridges, find_traces
 from nestctl.lab.compare import Action
 from nestctl.lab.network_plan import bridge_name, filter_name, filter_owner, filter_uuid
 from nestctl.lab.networks import check_bridge_setting, check_networks, compare_networks
+from nestctl.lab.parse import parse_lab, read_lab
 from nestctl.lab.plan import plan_networks
-from nestctl.lab.render import parse_network_subnets, render_filter, render_network
+from nestctl.lab.render import parse_network_subnets, render_domain, render_filter, render_network
 from nestctl.lab.store import keep_lab
 from nestctl.model.lab import Guest, Lab
 from nestctl.model.network import Network as Declared
+from nestctl.paths import resource
 from tests.builders import host_facts, lab_of_tenants, parse_xml, plans_of
 from tests.fakes import Killed
 from tests.lab_bench import Bench
@@ -250,6 +252,42 @@ def test_untrusted_guests_without_a_network_have_no_way_out() -> None:
     lab = Lab(name="isp", trust="untrusted", guests={"a": Guest()})
     assert plans_of(lab)[0].uplink.is_closed
     assert not plans_of(lab.model_copy(update={"trust": "own"}))[0].uplink.is_closed
+
+
+def test_a_guest_can_be_closed_alone_and_opened_again_without_a_new_disk() -> None:
+    closed, plain = (Lab(name="c", guests={"a": Guest(forward=it), "b": Guest()}) for it in ("none", "nat"))
+    assert [it.uplink.is_closed for it in plans_of(closed)] == [True, False]
+    assert [",restrict=on," in render_domain(it) for it in plans_of(closed)] == [True, False]
+    assert not any(it.uplink.is_closed for it in plans_of(plain))
+    bench = Bench()
+    bench.up(closed)
+    assert bench.actions(plain) == {"a": Action.RESTART, "b": Action.KEEP}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "networks: {n: {}}\nguests: {a: {network: n, forward: none}}",
+            "on the network 'n', whose own 'forward' holds",
+        ),
+        ("guests: {a: {memory_mib: 2048, guests: {b: {forward: none}}}}", "'b' inside it has 'forward'"),
+        ("trust: untrusted\nguests: {a: {forward: nat}}", "'a' has 'forward: nat'"),
+        ("guests: {a: {forward: none, seed: {packages: [git]}}}", "'a' has no way out to fetch them"),
+        ("guests: {a: {forward: open}}", "'nat' or 'none'"),
+    ],
+)
+def test_what_cannot_be_closed_or_opened_is_an_error(text: str, said: str) -> None:
+    with pytest.raises(LabFileError, match=said):
+        parse_lab(f"name: c\n{text}\n", "lab.yaml")
+
+
+def test_a_students_machine_of_the_template_has_no_way_out_and_its_guests_run() -> None:
+    lab = read_lab(resource("templates", "labs/student-class.yaml"))
+    assert len(lab.guests) > 1
+    for plan in plans_of(lab):
+        assert plan.uplink.is_closed
+        assert plan.guests
 
 
 def test_who_a_guest_is_kept_from_needs_a_restart_and_no_new_disk() -> None:
