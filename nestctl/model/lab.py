@@ -57,8 +57,8 @@ GuestForward = Annotated[
     Forward | None,
     Field(
         description="What QEMU's user-mode network lets a guest of this machine reach, with all inside it. 'nat': the "
-        "world, and what listens on this machine's loopback, other guests' SSH ports among it. 'none': nothing; its own "
-        "SSH port works. By default 'nat', and 'none' in a lab of untrusted guests."
+        "world, and what listens on this machine's loopback, other guests' SSH ports among it. 'none': nothing; its "
+        "own SSH port works. By default 'nat', and 'none' in a lab of untrusted guests."
     ),
 ]
 
