@@ -30,6 +30,7 @@ def read_fingerprint(root: Path = ROOT) -> dict[str, str]:
     cpu = root / "sys/devices/system/cpu"
     memory = root / "sys/kernel/mm"
     found = {
+        "boot_id": _text(root / "proc/sys/kernel/random/boot_id"),
         "kernel": platform.release(),
         "architecture": platform.machine(),
         "cpu_model": _field(cpuinfo, "model name"),

@@ -12,12 +12,14 @@ from nestctl.errors import UsageError
 from nestctl.model.samples import LevelRecord, Results
 
 ABSENT = "(not there)"
+BOOT_ID = "boot_id"  # of a level's environment: it says which boot was measured, and is no state of a machine
 
 
 class Verdict(StrEnum):
     DEARER = "dearer"
     CHEAPER = "cheaper"
     SAME = "no detectable difference"
+    ONE_BOOT = "one boot: cannot tell what a boot changes from a change"
     UNKNOWN = "too few values to say"
 
 
@@ -60,15 +62,20 @@ class Comparison:
     differences: tuple[Difference, ...]
     changes: tuple[Change, ...]
     missing: tuple[str, ...]
+    ignores_boots: bool = False
 
     @property
     def regressions(self) -> tuple[Change, ...]:
         return tuple(change for change in self.changes if change.is_regression)
 
 
-def compare_runs(before: Summary, after: Summary, *, threshold: float, is_forced: bool = False) -> Comparison:
+def compare_runs(
+    before: Summary, after: Summary, *, threshold: float, is_forced: bool = False, ignores_boots: bool = False
+) -> Comparison:
     """Compare two runs; a regression is dearer by more than the noise and by more than `threshold` (0.05 is 5 %).
 
+    Nothing is called dearer or cheaper where a run knows one boot only and the other knows another, unless it
+    `ignores_boots`: then rounds of one boot count as if what a boot changes were nothing.
     Raises `UsageError` with the differences when the runs are not of the same machines in the same state, unless it is
     forced.
     """
@@ -82,9 +89,9 @@ def compare_runs(before: Summary, after: Summary, *, threshold: float, is_forced
     earlier, later = _figures(before), _figures(after)
     noises = _noises(before, after)
     changes = tuple(
-        change
+        _judge(found, noises.get(key), threshold, ignores_boots=ignores_boots)
         for key, figure in earlier.items()
-        if key in later and (change := _change(figure, later[key], noises.get(key[0]), threshold)) is not None
+        if key in later and (found := _pair(figure, later[key])) is not None
     )
     return Comparison(
         before=before.results,
@@ -93,6 +100,7 @@ def compare_runs(before: Summary, after: Summary, *, threshold: float, is_forced
         differences=differences,
         changes=changes,
         missing=tuple(_missing(earlier, later)),
+        ignores_boots=ignores_boots,
     )
 
 
@@ -100,8 +108,8 @@ def find_differences(before: Results, after: Results) -> Iterator[Difference]:
     """Name what the figures depend on and what is not the same: versions, levels, and their fingerprints."""
     for name in ("nestctl_version",):
         yield from _differ("", name, getattr(before, name), getattr(after, name))
-    for name in ("samples", "target_ms"):
-        yield from _differ("", name, str(getattr(before.settings, name)), str(getattr(after.settings, name)))
+    for name in ("samples", "target_ms", "fresh", "has_control"):
+        yield from _differ("", name, _setting(before, name), _setting(after, name))
     earlier, later = ({level.name: level for level in results.levels} for results in (before, after))
     for level in dict.fromkeys([*earlier, *later]):
         if level not in earlier or level not in later:
@@ -117,6 +125,11 @@ def _differ(level: str, name: str, before: str, after: str) -> Iterator[Differen
         yield Difference(level=level, name=name, before=before, after=after)
 
 
+def _setting(results: Results, name: str) -> str:
+    value = getattr(results.settings, name)
+    return "none" if value is None else str(value).lower()
+
+
 def _presence(is_there: bool) -> str:
     return "measured" if is_there else ABSENT
 
@@ -124,41 +137,71 @@ def _presence(is_there: bool) -> str:
 def _fingerprint(level: LevelRecord) -> dict[str, str]:
     """What was measured on: a level that never answered has no environment, and then nothing is known of it."""
     place = {"above": level.above or "", "accelerator": level.accelerator, "emulated": str(level.is_emulated).lower()}
-    return {**place, **level.environment}
+    return {**place, **{name: value for name, value in level.environment.items() if name != BOOT_ID}}
 
 
 def _figures(summary: Summary) -> dict[tuple[str, str], Figure]:
     return {(row.workload.name, figure.level.name): figure for row in summary.rows for figure in row.figures}
 
 
-def _noises(*summaries: Summary) -> dict[str, Interval]:
-    """Take the wider noise of both runs for each workload."""
-    found: dict[str, Interval] = {}
-    for row in (row for summary in summaries for row in summary.rows if row.noise):
-        known = found.get(row.workload.name)
-        if row.noise and (known is None or row.noise.high > known.high):
-            found[row.workload.name] = row.noise
+def _noises(*summaries: Summary) -> dict[tuple[str, str], Interval]:
+    """Take the wider noise of both runs for each workload, on the level that was the control's."""
+    found: dict[tuple[str, str], Interval] = {}
+    for row in (row for summary in summaries for row in summary.rows):
+        if row.control is None or row.noise is None:
+            continue
+        key = (row.workload.name, row.control.to)
+        if key not in found or row.noise.high > found[key].high:
+            found[key] = row.noise
     return found
 
 
-def _change(before: Figure, after: Figure, noise: Interval | None, threshold: float) -> Change | None:
+@dataclass(frozen=True, kw_only=True)
+class _Pair:
+    """A figure of each run, and what they have become to each other."""
+
+    before: Figure
+    after: Figure
+    ratio: Ratio
+    spreads: tuple[Spread, Spread]
+
+
+def _pair(before: Figure, after: Figure) -> _Pair | None:
     """Compare one figure with its later one; None where one was not measured, or not in the same way."""
     ratio = compare(after, before) if _can_compare(before, after) else None
     if ratio is None or before.spread is None or after.spread is None:
         return None
-    ratio = replace(ratio, noise=noise)
-    verdict = _judge(ratio)
+    return _Pair(before=before, after=after, ratio=ratio, spreads=(before.spread, after.spread))
+
+
+def _judge(pair: _Pair, noise: Interval | None, threshold: float, *, ignores_boots: bool) -> Change:
+    ratio = replace(pair.ratio, noise=noise)
+    verdict = _decide(ratio)
+    if verdict in {Verdict.DEARER, Verdict.CHEAPER} and not (ignores_boots or knows_boots(pair.before, pair.after)):
+        verdict = Verdict.ONE_BOOT
     return Change(
-        level=after.level.name,
-        workload=after.workload.name,
-        title=after.workload.title,
-        unit=after.workload.unit,
-        before=before.spread,
-        after=after.spread,
+        level=pair.after.level.name,
+        workload=pair.after.workload.name,
+        title=pair.after.workload.title,
+        unit=pair.after.workload.unit,
+        before=pair.spreads[0],
+        after=pair.spreads[1],
         ratio=ratio,
         verdict=verdict,
         is_regression=verdict is Verdict.DEARER and ratio.value > 1 + threshold,
     )
+
+
+def knows_boots(before: Figure, after: Figure) -> bool:
+    """Tell whether what a boot changes is in neither figure (both are of one and the same boot) or known from several.
+
+    A level that nothing runs is booted by nobody between the rounds: however often its guests were, it had one boot.
+    """
+    old, new = (figure.level.environment.get(BOOT_ID) for figure in (before, after))
+    if before.level.above is None or after.level.above is None:
+        return old is not None and old == new
+    counts = (len(before.boots), len(after.boots))
+    return min(counts) > 1 or (counts == (1, 1) and old is not None and old == new)
 
 
 def _can_compare(before: Figure, after: Figure) -> bool:
@@ -170,7 +213,7 @@ def _can_compare(before: Figure, after: Figure) -> bool:
     )
 
 
-def _judge(ratio: Ratio) -> Verdict:
+def _decide(ratio: Ratio) -> Verdict:
     if ratio.is_detectable is None:
         return Verdict.UNKNOWN
     if not ratio.is_detectable:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from nestctl.bench.compare import Change, Comparison
+from nestctl.bench.compare import Change, Comparison, Verdict
 from nestctl.bench.files import Found
 from nestctl.bench.report import EMULATED, EMULATED_NOTE, format_ratio, format_spread
 
@@ -25,6 +25,7 @@ def render_comparison(comparison: Comparison) -> dict[str, Any]:
         "before": {"title": comparison.before.title, "created": comparison.before.created},
         "after": {"title": comparison.after.title, "created": comparison.after.created},
         "threshold": comparison.threshold,
+        "ignores_boots": comparison.ignores_boots,
         "has_regression": bool(comparison.regressions),
         "differences": [asdict(difference) for difference in comparison.differences],
         "changes": [_render_change(change, comparison) for change in comparison.changes],
@@ -81,16 +82,26 @@ def _notes(comparison: Comparison) -> Iterator[str]:
     yield f"After: {comparison.after.title} {comparison.after.created}"
     if any(_is_emulated(change, comparison) for change in comparison.changes):
         yield f"{EMULATED}: {EMULATED_NOTE}."
-    yield "2× is twice as dear after as before, whatever the unit; in brackets the 95 % bootstrap interval."
+    yield "2× is twice as dear after as before, whatever the unit; in brackets the 95 % interval."
     yield (
         f"A regression is dearer beyond the noise and by more than {comparison.threshold:.1%}: "
         f"{len(comparison.regressions)} of {len(comparison.changes)}."
     )
-    yield "Guests that were booted again between the runs add a noise that one run cannot show."
+    yield from _boot_notes(comparison)
     for difference in comparison.differences:
         yield f"Not the same: {difference}."
     for missing in comparison.missing:
         yield f"Not compared: {missing}."
+
+
+def _boot_notes(comparison: Comparison) -> Iterator[str]:
+    if comparison.ignores_boots:
+        yield "What a boot changes was ignored, as you asked: a change may be that of the boot."
+    if any(change.verdict is Verdict.ONE_BOOT for change in comparison.changes):
+        yield (
+            "Where a run knows one boot only, a change may be that of the boot: measure both with '--fresh 1', or say "
+            "'--ignore-boots'."
+        )
 
 
 def render_list(found: Sequence[Found]) -> dict[str, Any]:

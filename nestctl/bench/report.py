@@ -143,11 +143,7 @@ def _notes(summary: Summary) -> Iterator[str]:
         f"Medians of {rounds} round{'' if rounds == 1 else 's'} ± median absolute deviation (without ±: one value). "
         "2× means twice as dear as the level named, whatever the unit."
     )
-    if rounds >= FEWEST_FOR_INTERVAL:
-        yield f"In brackets: 95 % bootstrap interval of the ratio; {SAME} no detectable difference."
-    else:
-        yield f"Fewer than {FEWEST_FOR_INTERVAL} rounds: too few for an interval, so no ratio says how sure it is."
-    yield from _boot_notes(summary)
+    yield from _interval_notes(summary, rounds)
     yield from _control_notes(summary)
     yield from _precision_notes(summary)
     for clock in summary.clocks:
@@ -173,14 +169,20 @@ def _notes(summary: Summary) -> Iterator[str]:
     yield from summary.results.left_out
 
 
-def _boot_notes(summary: Summary) -> Iterator[str]:
-    if (fresh := summary.results.settings.fresh) is None:
+def _interval_notes(summary: Summary, rounds: int) -> Iterator[str]:
+    boots = len({call.boot for call in summary.results.calls})
+    if boots <= 1 and rounds < FEWEST_FOR_INTERVAL:
+        yield f"Fewer than {FEWEST_FOR_INTERVAL} rounds: too few for an interval, so no ratio says how sure it is."
         return
-    boots = max((call.boot for call in summary.results.calls), default=0)
-    text = f"The guests were booted anew after every {'round' if fresh == 1 else f'{fresh} rounds'}: {boots} boots."
-    if fresh > 1:
-        text += " Rounds of one boot may be more alike than others, and the intervals too narrow then."
-    yield text
+    kind = "Student's t" if 1 < boots < FEWEST_FOR_INTERVAL else "bootstrap"
+    yield f"In brackets: 95 % interval of the ratio ({kind}); {SAME} no detectable difference."
+    has_guests = any(level.above for level in summary.results.levels)
+    if boots > 1:
+        yield f"The guests were booted {boots} times, and what a boot changes is in the intervals."
+    elif has_guests:
+        yield "The guests were booted once: the intervals say nothing of what another boot would change (--fresh 1)."
+    if 1 < boots < FEWEST_FOR_INTERVAL:
+        yield f"So few boots make them wide: from {FEWEST_FOR_INTERVAL} boots on they are narrower."
 
 
 def _disturbance_notes(summary: Summary) -> Iterator[str]:
@@ -206,8 +208,9 @@ def _control_notes(summary: Summary) -> Iterator[str]:
     if not (name := control_level(summary)):
         return
     yield (
-        f"A/A: {name} was visited twice in every round and compared with itself. A ratio inside the interval of that "
-        "is no detectable difference; 'finds 5 %' is the change that would be found four times in five."
+        f"A/A: {name} was visited twice in every round and compared with itself. A ratio of {name} to another level "
+        "that lies inside the interval of that is no detectable difference; 'finds 5 %' is the change of it that would "
+        "be found four times in five."
     )
     if loud := [row.workload.title for row in summary.rows if row.control and _is_unlike_itself(row.control)]:
         where = ", ".join(loud)

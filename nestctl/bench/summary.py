@@ -19,7 +19,7 @@ NOT_REACHED = "the run ended before it was measured"
 class Ratio:
     """How many times as dear a level is as the level `to`; above 1 is slower, whatever the unit.
 
-    `noise` is where ratios of two equal series lie in this run, where it had a control.
+    `noise` is where ratios of two equal series of one of the two levels lie, if one of them was the control's.
     """
 
     to: str
@@ -48,15 +48,16 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """One workload on one level. `values` has one median per round; without any, `not_measured` says why.
+    """One workload on one level. `boots` has the medians of the rounds of each boot; without any there is a reason.
 
-    `exits_per_operation` is what the level's KVM counted; `void` are the reasons of samples that do not count, and
-    `disturbed` is how many of the others were kept from a CPU for more than 1 % of their time.
+    The reason is in `not_measured`. A time to boot is a boot of its own. `exits_per_operation` is what the level's KVM
+    counted; `void` are the reasons of samples that do not count, and `disturbed` is how many of the others were kept
+    from a CPU for more than 1 % of their time.
     """
 
     level: LevelRecord
     workload: Workload
-    values: tuple[float, ...]
+    boots: tuple[tuple[float, ...], ...]
     points: tuple[Point, ...]
     spread: Spread | None
     ratios: tuple[Ratio, ...] = ()
@@ -66,6 +67,11 @@ class Figure:
     exits_per_operation: float | None = None
     void: tuple[str, ...] = ()
     disturbed: int = 0
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """One median per round, of all boots."""
+        return tuple(value for boot in self.boots for value in boot)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +92,7 @@ class ClockCheck:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One workload at every level. `control` is the ratio of two series of one level: 1, but for the noise."""
+    """One workload at every level. `control` is the ratio of two series of the level `to`: 1, but for the noise."""
 
     workload: Workload
     figures: tuple[Figure, ...]
@@ -94,8 +100,15 @@ class Row:
 
     @property
     def noise(self) -> Interval | None:
-        """Where the ratio of two equal series lies, whichever is divided by the other."""
+        """Where the ratio of two equal series of the control's level lies, whichever is divided by the other."""
         return self.control.interval.with_inverse() if self.control and self.control.interval else None
+
+    def noise_of(self, *levels: str) -> Interval | None:
+        """Return the noise for a ratio of these levels; None where none of them was the control's.
+
+        What one level varies by says nothing of another: an emulated guest may be a hundred times as noisy as L0.
+        """
+        return self.noise if self.control and self.control.to in levels else None
 
     @property
     def detectable(self) -> float | None:
@@ -199,7 +212,7 @@ def harness_share(results: Results) -> float | None:
 def _summarize_row(results: Results, workload: Workload) -> Row:
     figures = {level.name: _summarize_figure(results, level, workload) for level in results.levels}
     row = Row(workload=workload, figures=(), control=_compare_control(results, workload, figures))
-    return replace(row, figures=tuple(_with_ratios(figure, figures, row.noise) for figure in figures.values()))
+    return replace(row, figures=tuple(_with_ratios(figure, figures, row) for figure in figures.values()))
 
 
 def _compare_control(results: Results, workload: Workload, figures: dict[str, Figure]) -> Ratio | None:
@@ -216,13 +229,14 @@ def _summarize_figure(results: Results, level: LevelRecord, workload: Workload, 
     given = [outcome for outcome in level.outcomes if outcome.workload == workload.name and not is_control]
     taken = [(call, outcome) for call in calls for outcome in call.outcomes if outcome.workload == workload.name]
     outcomes = given + [outcome for _, outcome in taken]
-    values = [workload.value(sample) for outcome in given for sample in outcome.samples]
-    values += [_median(workload, outcome) for _, outcome in taken if _valid(outcome)]
+    boots: list[tuple[float, ...]] = [(workload.value(sample),) for outcome in given for sample in outcome.samples]
+    boots += _by_boot(workload, taken)
+    values = [value for boot in boots for value in boot]
     samples = [sample for outcome in outcomes for sample in _valid(outcome)]
     return Figure(
         level=level,
         workload=workload,
-        values=tuple(values),
+        boots=tuple(boots),
         points=tuple(_points(results, workload, taken)),
         spread=spread(values) if values else None,
         not_measured="" if values else _reason(outcomes, calls),
@@ -249,6 +263,14 @@ def _is_disturbed(sample: Sample) -> bool:
 
 def _median(workload: Workload, outcome: Outcome) -> float:
     return statistics.median(workload.value(sample) for sample in _valid(outcome))
+
+
+def _by_boot(workload: Workload, taken: Sequence[tuple[Call, Outcome]]) -> list[tuple[float, ...]]:
+    found: dict[int, list[float]] = {}
+    for call, outcome in taken:
+        if _valid(outcome):
+            found.setdefault(call.boot, []).append(_median(workload, outcome))
+    return [tuple(values) for values in found.values()]
 
 
 def _points(results: Results, workload: Workload, taken: Sequence[tuple[Call, Outcome]]) -> Iterable[Point]:
@@ -280,12 +302,13 @@ def _last(texts: Iterable[str]) -> str:
     return next((text for text in reversed([*texts]) if text), "")
 
 
-def _with_ratios(figure: Figure, figures: dict[str, Figure], noise: Interval | None) -> Figure:
+def _with_ratios(figure: Figure, figures: dict[str, Figure], row: Row) -> Figure:
     """Compare with the level above, and with the top of the tree where that is another."""
     above = _chain(figure.level, figures)
     to = dict.fromkeys([*above[:1], *above[-1:]])
-    ratios = (compare(figure, figures[name]) for name in to)
-    return replace(figure, ratios=tuple(replace(ratio, noise=noise) for ratio in ratios if ratio))
+    ratios = (ratio for name in to if (ratio := compare(figure, figures[name])))
+    own = figure.level.name
+    return replace(figure, ratios=tuple(replace(ratio, noise=row.noise_of(own, ratio.to)) for ratio in ratios))
 
 
 def _chain(level: LevelRecord, figures: dict[str, Figure]) -> list[str]:
@@ -305,5 +328,5 @@ def compare(figure: Figure, base: Figure) -> Ratio | None:
     return Ratio(
         to=base.level.name,
         value=statistics.median(slow.values) / statistics.median(fast.values),
-        interval=ratio_interval(slow.values, fast.values),
+        interval=ratio_interval(slow.boots, fast.boots),
     )

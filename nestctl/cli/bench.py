@@ -186,6 +186,10 @@ def compare(
         str, typer.Option(metavar="PERCENT", help="How much dearer beyond the noise is a regression.")
     ] = "5%",
     force: Annotated[bool, typer.Option("--force", help="Compare runs of different machines or states.")] = False,
+    ignore_boots: Annotated[
+        bool,
+        typer.Option("--ignore-boots", help="Judge runs of one boot each as if booting anew changed nothing."),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Say what changed between two runs beyond the noise. Exit code 1 when something got dearer than the threshold."""
@@ -198,7 +202,7 @@ def compare(
 
     limit = parse_percent(threshold)
     earlier, later = (summarize(read_results(find_results(name))) for name in (before, after))
-    comparison = compare_runs(earlier, later, threshold=limit, is_forced=force)
+    comparison = compare_runs(earlier, later, threshold=limit, is_forced=force, ignores_boots=ignore_boots)
     if json:
         console.print_json(render_comparison(comparison))
     else:

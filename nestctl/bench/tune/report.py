@@ -90,10 +90,12 @@ def _notes(summary: TuneSummary) -> Iterator[str]:
     yield (
         f"'{results.guest}' was booted anew for every value: {rounds} times with each setting and {2 * rounds} times "
         "as it is, half of them as control; in random order, every second round backwards. 2× is twice as dear with "
-        "the setting, whatever the unit; in brackets the 95 % bootstrap interval."
+        "the setting, whatever the unit; in brackets the 95 % interval."
     )
-    if rounds < FEWEST_FOR_INTERVAL:
-        yield f"Fewer than {FEWEST_FOR_INTERVAL} rounds: too few for an interval, so nothing is said to differ."
+    if rounds < 2:
+        yield "One round is too few for an interval, so nothing is said to differ."
+    elif rounds < FEWEST_FOR_INTERVAL:
+        yield f"Fewer than {FEWEST_FOR_INTERVAL} rounds: the intervals are Student's t, and wide."
     if summary.detectable:
         finds = ", ".join(f"{_title(summary, name)} {format_percent(it)}" for name, it in summary.detectable.items())
         yield f"A change is found four times in five when it is this large or larger: {finds}."

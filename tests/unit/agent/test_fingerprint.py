@@ -8,6 +8,7 @@ from nestctl.agent import fingerprint
 
 FILES = {
     "proc/cpuinfo": "model name\t: Some CPU\nmicrocode\t: 0x1\nflags\t: fpu hypervisor\n",
+    "proc/sys/kernel/random/boot_id": "3c0f\n",
     "proc/meminfo": "MemTotal:        2048000 kB\n",
     "sys/kernel/mm/transparent_hugepage/enabled": "always [madvise] never\n",
     "sys/kernel/mm/ksm/run": "0\n",
@@ -29,6 +30,7 @@ def test_everything_that_a_figure_depends_on_is_named(tmp_path: Path) -> None:
         (tmp_path / name).write_text(text)
     found = fingerprint.read_fingerprint(tmp_path)
     expected = {
+        "boot_id": "3c0f",
         "cpu_model": "Some CPU",
         "microcode": "0x1",
         "is_virtual_machine": "yes",

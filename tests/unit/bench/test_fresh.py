@@ -65,7 +65,7 @@ def test_guests_are_booted_between_rounds_and_it_is_one_run(fresh: int, boots: l
     (cpu, boot) = summarize(results).rows
     assert len(cpu.figures[1].values) == 6
     assert boot.figures[1].values == tuple(float(number) for number in range(1, lab.boots + 1))
-    assert f"{boots[-1]} boots." in " ".join(describe_notes(summarize(results)))
+    assert f"booted {boots[-1]} times" in " ".join(describe_notes(summarize(results)))
 
 
 def test_a_clock_that_begins_anew_with_each_boot_is_not_a_wrong_one() -> None:

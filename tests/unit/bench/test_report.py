@@ -235,6 +235,30 @@ def test_a_level_that_differs_from_itself_is_said_and_hides_smaller_differences(
     assert [ratio.is_detectable for ratio in row.figures[2].ratios] == [False, True]
 
 
+def test_the_noise_of_a_level_counts_only_where_that_level_is_compared() -> None:
+    """l2 came out three times as dear as itself: that says nothing of l1 against L0."""
+    (row,) = with_control(27000).rows
+    l1, l2 = row.figures[1:]
+    assert l1.ratios[0].value == pytest.approx(3.0, rel=0.05)
+    assert l1.ratios[0].noise is None
+    assert l1.ratios[0].is_detectable
+    assert [ratio.noise for ratio in l2.ratios] == [row.noise, row.noise]
+    assert row.noise is not None
+    assert row.noise.contains(l1.ratios[0].value)
+
+
+def test_the_intervals_say_of_how_many_boots_they_are() -> None:
+    def notes(boots: int) -> str:
+        found = two_levels_deep().results
+        calls = [it.model_copy(update={"boot": min(it.round, boots)}) for it in found.calls]
+        return " ".join(describe_notes(summarize(found.model_copy(update={"calls": tuple(calls)}))))
+
+    assert "booted once: the intervals say nothing of what another boot would change" in notes(1)
+    assert "Student's t" in notes(3)
+    assert "booted 5 times" in notes(5)
+    assert "(bootstrap)" in notes(5)
+
+
 def test_void_samples_outliers_and_disturbed_ones_are_kept_and_said() -> None:
     def changed(number: int, **changes: object) -> Call:
         (outcome,) = (it := call("l1", number, "cpu", 5000 + number)).outcomes

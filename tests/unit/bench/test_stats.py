@@ -14,9 +14,23 @@ def test_spread_describes_the_values_and_an_outlier_does_not_move_it() -> None:
     assert (described.minimum, described.maximum) == (1, 1000)
 
 
-def test_too_few_values_have_no_interval() -> None:
-    assert ratio_interval([1, 2, 3, 4], [1, 2, 3, 4, 5]) is None
-    assert ratio_interval([1, 2, 3, 4, 5], [1, 2, 3, 4, 5]) is not None
+def test_too_few_values_of_one_boot_or_of_one_boot_each_have_no_interval() -> None:
+    assert ratio_interval([[1, 2, 3, 4]], [[1, 2, 3, 4, 5]]) is None
+    assert ratio_interval([[1, 2, 3, 4, 5]], [[1, 2, 3, 4, 5]]) is not None
+
+
+def test_values_of_several_boots_are_told_from_as_many_of_one() -> None:
+    """Two boots that differ by 10 %, and in each five values that hardly do: ten equal values would look certain."""
+    boots = [[100, 101, 100, 101, 100], [110, 111, 110, 111, 110]]
+    one, two = ratio_interval([[*boots[0], *boots[1]]], [[100] * 5]), ratio_interval(boots, [[100] * 5, [100] * 5])
+    assert one is not None
+    assert two is not None
+    assert one.half_width < 0.06
+    assert two.half_width > 0.5
+    three = ratio_interval([*boots, boots[0]], [[100] * 5] * 3)
+    assert three is not None
+    assert three.half_width < two.half_width
+    assert ratio_interval([[100], [110]], [[100, 101]]) is None
 
 
 Draw = Callable[[random.Random], float]
@@ -42,7 +56,7 @@ def intervals(draw: Draw, count: int, factor: float = 1.0, pairs: int = PAIRS) -
     for trial in range(pairs):
         first = [factor * draw(generator) for _ in range(count)]
         second = [draw(generator) for _ in range(count)]
-        interval = ratio_interval(first, second, seed=trial)
+        interval = ratio_interval([first], [second], seed=trial)
         assert interval is not None
         yield interval
 
@@ -60,6 +74,42 @@ def test_the_interval_covers_the_true_ratio_about_as_often_as_it_says(noise: str
 @pytest.mark.parametrize("noise", NOISES)
 def test_twenty_pairs_of_equal_series_differ_at_most_as_often_as_stated(noise: str) -> None:
     assert sum(not interval.contains(1.0) for interval in intervals(NOISES[noise], 5, pairs=20)) <= 1
+
+
+def boots_of(generator: random.Random, boots: int, rounds: int, *, between: float, within: float) -> list[list[float]]:
+    """Draw a series whose boots differ: `between` and `within` are deviations, 0.05 is 5 %."""
+    effects = [generator.gauss(4.6, between) for _ in range(boots)]
+    return [[math.exp(effect + generator.gauss(0, within)) for _ in range(rounds)] for effect in effects]
+
+
+def differing(boots: int, rounds: int, *, between: float = 0.05, within: float = 0.01) -> int:
+    """Count the pairs of equal series that are called different."""
+    generator = random.Random(3)  # noqa: S311
+    found = 0
+    for trial in range(PAIRS):
+        first, second = (boots_of(generator, boots, rounds, between=between, within=within) for _ in range(2))
+        interval = ratio_interval(first, second, seed=trial)
+        assert interval is not None
+        found += not interval.contains(1.0)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("few_draws")
+@pytest.mark.parametrize(("boots", "rounds"), [(2, 5), (3, 5), (4, 2), (5, 1), (5, 4), (10, 3)])
+@pytest.mark.parametrize(("between", "within"), [(0.05, 0.01), (0.01, 0.05)])
+def test_equal_series_whose_boots_differ_are_seldom_called_different(
+    boots: int, rounds: int, between: float, within: float
+) -> None:
+    """5 % of 400 are 20; with a true 5 % more than 32 would come once in 300 such tests."""
+    assert differing(boots, rounds, between=between, within=within) <= 32
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("few_draws")
+def test_one_boot_says_nothing_of_another() -> None:
+    """Why runs of one boot each are not compared: four of five equal pairs look different."""
+    assert differing(1, 5) > 0.7 * PAIRS
 
 
 @pytest.mark.slow
