@@ -15,9 +15,9 @@ from nestctl.bench.run import longest_run_s, run_bench
 from nestctl.bench.stats import FEWEST_FOR_INTERVAL
 from nestctl.bench.summary import Summary, summarize
 from nestctl.bench.verdicts import read_verdicts
-from nestctl.bench.workloads import DEFAULT_WORKLOADS, QUICK_WORKLOADS, WORKLOADS
+from nestctl.bench.workloads import DEFAULT_WORKLOADS, QUICK_WORKLOADS, WORKLOADS, choose_workloads
 from nestctl.deadline import Deadline
-from nestctl.errors import ExitCode
+from nestctl.errors import ExitCode, UsageError
 from nestctl.lab.level import Step
 from nestctl.lab.part import boot_anew, expect_settled
 from nestctl.lab.session import OpenLevel, open_levels
@@ -52,8 +52,12 @@ def choose_settings(
     """Fill in what the user left open: five rounds, or as many as a named budget or precision takes.
 
     Who names the rounds gets them, whatever time they take; who names a budget gets it kept, however few rounds it has
-    room for. A precision that cannot be reached ends with the budget, named or not.
+    room for. A precision that cannot be reached ends with the budget, named or not. Raises `UsageError` for a workload
+    there is not, and for what contradicts itself.
     """
+    if is_quick and is_full:
+        raise UsageError("'--quick' measures a part and '--full' everything: they do not go together.")
+    choose_workloads(workloads)
     is_open = budget_s is not None or until is not None
     samples, target_ms = (2, 25) if is_quick else (3, 100)
     return Settings(
@@ -73,7 +77,7 @@ def choose_settings(
 def measure_lab(lab: Lab, *, connect: str | None, settings: Settings, directory: Path, step: Step) -> Measured:
     """Measure every level of a lab and write the files of the run into `directory`, also when it is interrupted.
 
-    Raises `UsageError` when the lab is not up, and for a workload there is not.
+    Raises `UsageError` when the lab is not up.
     """
     if settings.fresh:
         expect_settled(lab, connect)

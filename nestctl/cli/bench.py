@@ -39,19 +39,27 @@ ResultArgument = Annotated[
 ]
 
 
-def parse_percent(text: str) -> float:
-    """Read '5%' or '5' as 0.05."""
+def parse_percent(text: str, option: str) -> float:
+    """Read '5%' or '5' as 0.05. Raises `typer.BadParameter` that names the option."""
     try:
         percent = float(text.strip().removesuffix("%"))
     except ValueError:
         percent = -1.0
     if not 0 <= percent <= 1000:  # NaN is refused too
-        raise typer.BadParameter(f"'{text}' is not a percentage such as 5%.")
+        raise typer.BadParameter(f"'{text}' is not a percentage such as 5%.", param_hint=f"'{option}'")
     return percent / 100
 
 
-def parse_duration(text: str) -> float:
-    """Read '90s', '5m', '1h' or '90' as seconds."""
+def parse_precision(text: str, option: str) -> float:
+    """Read a percentage that can be reached: more than none. Raises `typer.BadParameter` that names the option."""
+    precision = parse_percent(text, option)
+    if precision == 0:
+        raise typer.BadParameter(f"'{text}' is never reached: say more than 0%.", param_hint=f"'{option}'")
+    return precision
+
+
+def parse_duration(text: str, option: str) -> float:
+    """Read '90s', '5m', '1h' or '90' as seconds. Raises `typer.BadParameter` that names the option."""
     units = {"s": 1, "m": 60, "h": 3600}
     number, unit = (text[:-1], text[-1:]) if text[-1:] in units else (text, "s")
     try:
@@ -59,7 +67,9 @@ def parse_duration(text: str) -> float:
     except ValueError:
         seconds = 0.0
     if not 1 <= seconds <= 7 * 24 * 3600:
-        raise typer.BadParameter(f"'{text}' is not a time from 1s to 168h, such as 90s or 5m.")
+        raise typer.BadParameter(
+            f"'{text}' is not a time from 1s to 168h, such as 90s or 5m.", param_hint=f"'{option}'"
+        )
     return seconds
 
 
@@ -109,8 +119,8 @@ def run(
         is_quick=quick,
         is_full=full,
         rounds=rounds,
-        budget_s=parse_duration(budget) if budget else None,
-        until=parse_percent(until) if until else None,
+        budget_s=parse_duration(budget, "--budget") if budget is not None else None,
+        until=parse_precision(until, "--until") if until is not None else None,
         workloads=workload or (),
         fresh=fresh,
         seed=seed,
@@ -200,7 +210,7 @@ def compare(
     from nestctl.bench.summary import summarize
     from nestctl.errors import ExitCode
 
-    limit = parse_percent(threshold)
+    limit = parse_percent(threshold, "--threshold")
     earlier, later = (summarize(read_results(find_results(name))) for name in (before, after))
     comparison = compare_runs(earlier, later, threshold=limit, is_forced=force, ignores_boots=ignore_boots)
     if json:

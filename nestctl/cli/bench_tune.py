@@ -68,7 +68,7 @@ def tune(
         return
     from nestctl.cli.bench import parse_duration
 
-    budget_s = parse_duration(budget) if budget else None
+    budget_s = parse_duration(budget, "--budget") if budget is not None else None
     _tune(found, connect, guest, setting or [], workload or [], rounds, budget_s, host, output, as_json=json)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from enum import StrEnum
-from typing import Final, Literal, Self, TypeVar
+from typing import Annotated, Final, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import from_json
@@ -16,6 +16,12 @@ from nestctl.errors import FailedError, UsageError
 
 SCHEMA: Final = "nestctl.bench/2"  # its history is in docs/reference/bench-schema.md
 READ_TOO = ("nestctl.bench/1",)  # what came later has a default, so an old file is read as it stands
+
+# Whatever is divided or multiplied stays a number that can be written down: no count and no clock here needs more than
+# 63 bits, and no unit is further from a nanosecond than that.
+MOST = 2**63 - 1
+Stamp = Annotated[int, Field(ge=-MOST, le=MOST)]
+Count = Annotated[int, Field(ge=0, le=MOST)]
 
 
 class Frozen(BaseModel):
@@ -53,13 +59,13 @@ class Sample(Frozen):
     above. A sample that cannot be right is kept and has the reason in `void`.
     """
 
-    operations: int = Field(gt=0)
-    elapsed_ns: int = Field(gt=0)
-    begin_ns: int | None = None
-    end_ns: int | None = None
-    exits: int | None = Field(default=None, ge=0)
-    waited_ns: int | None = Field(default=None, ge=0)
-    stolen_ns: int | None = Field(default=None, ge=0)
+    operations: Count = Field(gt=0)
+    elapsed_ns: Count = Field(gt=0)
+    begin_ns: Stamp | None = None
+    end_ns: Stamp | None = None
+    exits: Count | None = None
+    waited_ns: Count | None = None
+    stolen_ns: Count | None = None
     void: str = ""
 
 
@@ -73,7 +79,7 @@ class Workload(Frozen):
     title: str
     unit: str
     better: Better
-    scale: float = Field(gt=0)
+    scale: float = Field(ge=1e-18, le=1e18)
     about: str = ""
     family: Family = Family.SYSTEM
 
@@ -110,8 +116,8 @@ class Measurement(Frozen):
     """What the agent's `measure` prints (nestctl/agent/measure.py)."""
 
     schema_: Literal["nestctl.measure/1"] = Field(alias="schema")
-    begin_ns: int
-    end_ns: int
+    begin_ns: Stamp
+    end_ns: Stamp
     outcomes: tuple[Outcome, ...]
 
 
@@ -124,13 +130,13 @@ class Call(Frozen):
     """
 
     level: str
-    round: int = Field(ge=1)
-    boot: int = Field(default=1, ge=1)
+    round: Count = Field(ge=1)
+    boot: Count = Field(default=1, ge=1)
     is_control: bool = False
-    host_begin_ns: int
-    host_end_ns: int
-    level_begin_ns: int | None = None
-    level_end_ns: int | None = None
+    host_begin_ns: Stamp
+    host_end_ns: Stamp
+    level_begin_ns: Stamp | None = None
+    level_end_ns: Stamp | None = None
     outcomes: tuple[Outcome, ...] = ()
     failure: str = ""
 
@@ -143,12 +149,12 @@ class LevelRecord(Frozen):
     """
 
     name: str
-    depth: int = Field(ge=0)
+    depth: Count
     above: str | None
     is_emulated: bool
     accelerator: str
     environment: dict[str, str] = Field(default_factory=dict)
-    setup_ns: int | None = Field(default=None, ge=0)
+    setup_ns: Count | None = None
     outcomes: tuple[Outcome, ...] = ()
 
 
@@ -162,13 +168,13 @@ class Settings(Frozen):
 
     rounds: int = Field(default=5, ge=1, le=1000)
     fewest_rounds: int = Field(default=5, ge=1, le=1000)
-    until: float | None = Field(default=None, gt=0)
+    until: float | None = Field(default=None, gt=0, le=10)
     has_control: bool = False
     samples: int = Field(default=3, ge=1, le=1000)
     target_ms: int = Field(default=100, ge=1, le=60_000)
-    budget_s: float | None = Field(default=None, gt=0)
+    budget_s: float | None = Field(default=None, gt=0, le=1e9)
     fresh: int | None = Field(default=None, ge=1, le=1000)
-    seed: int = 0
+    seed: Stamp = 0
     workloads: tuple[str, ...] = ()
 
 

@@ -22,7 +22,7 @@ from nestctl.model.samples import (
 values = st.lists(st.floats(min_value=1e-3, max_value=1e9), min_size=5, max_size=12)
 texts = st.text(st.characters(codec="utf-8"), max_size=20)
 names = st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True)
-stamps = st.integers(min_value=0, max_value=2**63)
+stamps = st.integers(min_value=0, max_value=2**63 - 1)
 samples = st.builds(Sample, operations=st.integers(1, 2**40), elapsed_ns=st.integers(1, 2**50), begin_ns=stamps)
 
 

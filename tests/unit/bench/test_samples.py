@@ -1,11 +1,18 @@
+import io
 import json
+import re
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from nestctl.bench.compare import compare_runs
+from nestctl.bench.export import Format, export_results
 from nestctl.bench.summary import summarize
+from nestctl.bench.table import render_table
+from nestctl.bench.workloads import choose_workloads
 from nestctl.errors import FailedError, UsageError
-from nestctl.model.samples import parse_measurement, parse_results, render_results
+from nestctl.model.samples import Better, parse_measurement, parse_results, render_results
 from tests.unit.bench.builders import call, record, results
 
 
@@ -29,6 +36,43 @@ def test_what_does_not_fit_is_refused(place: str, value: object) -> None:
     document = json.loads(render_results(results([record("L0")], [call("L0", 1, "cpu", 5000)])))
     with pytest.raises(UsageError):
         parse_results(json.dumps({**document, place: value}), source="x.json")
+
+
+@pytest.mark.parametrize("key", ["operations", "elapsed_ns", "begin_ns", "end_ns", "exits", "waited_ns", "stolen_ns"])
+@pytest.mark.parametrize("digits", [str(2**63), "1" + 340 * "0", "-1" + 340 * "0", "1" + 5000 * "0"], ids=len)
+def test_a_number_of_a_sample_that_no_machine_counts_to_is_refused(key: str, digits: str) -> None:
+    text = render_results(results([record("L0")], [call("L0", 1, "cpu", 5000)], workloads=choose_workloads(["cpu"])))
+    text = re.sub(rf'"{key}": *(\d+|null)', f'"{key}": {digits}', text)
+    assert digits in text
+    with pytest.raises(UsageError):
+        parse_results(text, source="x.json")
+
+
+@pytest.mark.parametrize("scale", [0, 1e-300, 1e19, 1e308])
+def test_a_scale_that_is_none_is_refused(scale: float) -> None:
+    document = json.loads(render_results(results([record("L0")], [], workloads=choose_workloads(["cpu"]))))
+    document["workloads"][0]["scale"] = scale
+    with pytest.raises(UsageError, match="scale"):
+        parse_results(json.dumps(document), source="x.json")
+
+
+@pytest.mark.parametrize("better", Better)
+@pytest.mark.parametrize("scale", [1e-18, 1e18])
+@pytest.mark.parametrize(("operations", "elapsed_ns"), [(1, 2**62), (2**62, 1)])
+def test_the_largest_and_the_smallest_that_is_read_can_be_shown_exported_and_compared(
+    better: Better, scale: float, operations: int, elapsed_ns: int
+) -> None:
+    (workload,) = choose_workloads(["cpu"])
+    workload = workload.model_copy(update={"scale": scale, "better": better})
+    levels = [record("L0"), record("l1", "L0", depth=1)]
+    far = [call("l1", number, "cpu", elapsed_ns, operations=operations) for number in range(1, 6)]
+    near = [call("L0", number, "cpu", operations, operations=elapsed_ns) for number in range(1, 6)]
+    text = render_results(results(levels, [*far, *near], workloads=[workload]))
+    read = parse_results(text, source="x.json")
+    summary = summarize(read)
+    Console(file=io.StringIO()).print(render_table(summary))
+    assert all(export_results(read, kind) for kind in Format)
+    assert compare_runs(summary, summary, threshold=0.05).changes
 
 
 def test_two_levels_of_one_name_are_refused() -> None:
