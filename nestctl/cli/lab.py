@@ -143,7 +143,10 @@ def render(lab: LabArgument = None, connect: Connect = None, json: Json = False)
 
 
 def plan(lab: LabArgument = None, connect: Connect = None, json: Json = False) -> None:
-    """Show what 'up' would do at every level, and why. Exit code 1 when there is something to do. Touches nothing."""
+    """Show what 'up' would do at every level, and why, and whether it fits this machine. Touches nothing.
+
+    Exit code 1 when there is something to do, and 3 when it does not fit: 'up' would refuse it.
+    """
     from nestctl.lab.images import check_images
     from nestctl.lab.store import find_lab
 
@@ -190,8 +193,9 @@ def up(
 
 
 def _show_plan(lab: Lab, connect: str | None, *, as_json: bool) -> None:
-    from nestctl.console import print_json, print_rich, warn
+    from nestctl.console import print_json, print_result, print_rich, warn
     from nestctl.errors import ExitCode
+    from nestctl.lab.admission import describe_admission
     from nestctl.lab.diff import render_changes, render_changes_tree
     from nestctl.lab.preview import preview_changes
     from nestctl.lab.risk import describe_risk
@@ -201,8 +205,15 @@ def _show_plan(lab: Lab, connect: str | None, *, as_json: bool) -> None:
         print_json(render_changes(lab.name, preview))
     else:
         print_rich(render_changes_tree(lab.name, preview))
+        if preview.admission:
+            print_result(describe_admission(preview.admission))
     for risk in preview.risks:
         warn(describe_risk(risk))
+    if preview.admission:
+        for warning in preview.admission.warnings:
+            warn(warning)
+        if preview.admission.refusals:
+            raise preview.admission.refusals[0]
     if not preview.is_settled:
         raise typer.Exit(ExitCode.NO)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nestctl.errors import PrerequisiteError
 from nestctl.lab.compare import Action, Change
@@ -53,53 +54,133 @@ def parse_available_mib(meminfo: str) -> int | None:
     return None
 
 
-def check_room(changes: tuple[Change, ...], room: Room) -> tuple[str, ...]:
-    """Check what is about to start against this machine; return warnings.
+@dataclass(frozen=True, kw_only=True)
+class Admission:
+    """Whether what is about to start fits this machine: its sums, the errors that say why it does not, warnings.
 
-    Raises `PrerequisiteError` when the memory is not there, or there would be far too many vCPUs. Disks are overlays
-    that take space as they are written: that they could outgrow their place is a warning.
+    `needed_mib` is the memory of each guest that starts, QEMU's own included; `vcpus` those of all guests of this
+    machine, `disk_gib` what the new disks may grow to together.
     """
-    starting = [it.plan for it in changes if it.plan and it.action in STARTING]
-    if not starting:
-        return ()
+
+    room: Room
+    needed_mib: Mapping[str, int]
+    vcpus: int
+    disk_gib: int
+    refusals: tuple[PrerequisiteError, ...]
+    warnings: tuple[str, ...]
+
+
+def assess_room(changes: Iterable[Change], room: Room) -> Admission | None:
+    """Hold what is about to start against this machine; None when nothing is.
+
+    Memory that is not there and far too many vCPUs are refused. Disks are overlays that take space as they are written:
+    that they could outgrow their place is a warning.
+    """
+    changes = tuple(changes)
+    if not any(it.plan and it.action in STARTING for it in changes):
+        return None
     # What runs, and is to run on, has its memory already.
     more = [it.plan for it in changes if it.plan and it.action in {Action.CREATE, Action.START}]
-    check_memory(more, room.available_mib)
     plans = [it.plan for it in changes if it.plan]
     creating = [it.plan for it in changes if it.plan and it.action is Action.CREATE]
-    return (*assess_cpus(plans, room.cpus), *assess_disks(creating, room.free_gib))
+    needed_mib = {plan.name: plan.memory_mib + _QEMU_OVERHEAD_MIB for plan in more}
+    crowds = list(_list_crowds(plans, room.cpus))
+    return Admission(
+        room=room,
+        needed_mib=needed_mib,
+        vcpus=sum(it.cpus for it in plans),
+        disk_gib=sum(it.disk_gib for it in creating),
+        refusals=(*_refuse_memory(needed_mib, room.available_mib), *(it for crowd in crowds for it in crowd.refuse())),
+        warnings=(*(it for crowd in crowds for it in crowd.warn()), *_assess_disks(creating, room.free_gib)),
+    )
 
 
-def check_memory(plans: Iterable[GuestPlan], available_mib: int | None) -> None:
-    """Raise `PrerequisiteError` when this machine has not the memory for guests that are to start."""
-    needed = {plan.name: plan.memory_mib + _QEMU_OVERHEAD_MIB for plan in plans}
-    if available_mib is not None and sum(needed.values()) > available_mib:
-        shown = [f"{name} {mib}" for name, mib in needed.items()]
-        sums = " + ".join(shown if len(shown) <= 12 else [*shown[:10], f"{len(shown) - 10} more"])
-        raise PrerequisiteError(
-            f"The guests need {sum(needed.values())} MiB ({sums}), and this machine has {available_mib} MiB available.",
+def check_room(changes: tuple[Change, ...], room: Room) -> tuple[str, ...]:
+    """Return the warnings of `assess_room`; raise `PrerequisiteError` for the first thing that is refused."""
+    admission = assess_room(changes, room)
+    if admission is None:
+        return ()
+    if admission.refusals:
+        raise admission.refusals[0]
+    return admission.warnings
+
+
+def render_admission(admission: Admission) -> dict[str, Any]:
+    """Render it as a part of the JSON document of a plan."""
+    return {
+        "fits": not admission.refusals,
+        "memory": {
+            "needed_mib": sum(admission.needed_mib.values()),
+            "available_mib": admission.room.available_mib,
+            "guests": dict(admission.needed_mib),
+        },
+        "cpus": {"vcpus": admission.vcpus, "available": admission.room.cpus},
+        "disk": {"new_gib": admission.disk_gib, "free_gib": round(admission.room.free_gib, 1)},
+        "refusals": [it.message for it in admission.refusals],
+        "warnings": list(admission.warnings),
+    }
+
+
+def describe_admission(admission: Admission) -> str:
+    """Say the sums in a line."""
+    available_mib = admission.room.available_mib
+    there = "an unknown amount" if available_mib is None else f"{available_mib} MiB"
+    memory = sum(admission.needed_mib.values())
+    return (
+        f"Memory: {memory} MiB{_show_sum(admission.needed_mib)} of {there} available. "
+        f"vCPUs: {admission.vcpus} for {admission.room.cpus} CPUs. "
+        f"New disks: up to {admission.disk_gib} GiB of {admission.room.free_gib:.1f} GiB free."
+    )
+
+
+def _show_sum(needed_mib: Mapping[str, int]) -> str:
+    shown = [f"{name} {mib}" for name, mib in needed_mib.items()]
+    sums = " + ".join(shown if len(shown) <= 12 else [*shown[:10], f"{len(shown) - 10} more"])
+    return f" ({sums})" if shown else ""
+
+
+def _refuse_memory(needed_mib: Mapping[str, int], available_mib: int | None) -> Iterator[PrerequisiteError]:
+    needed = sum(needed_mib.values())
+    if available_mib is not None and needed > available_mib:
+        yield PrerequisiteError(
+            f"The guests need {needed} MiB{_show_sum(needed_mib)}, and this machine has {available_mib} MiB available.",
             hint="Lower memory_mib in the lab file, or stop other guests.",
         )
 
 
-def assess_cpus(plans: list[GuestPlan], cpus: int) -> Iterator[str]:
-    """Yield warnings about too many vCPUs, here and in every hypervisor; raise where they are far too many."""
-    for where, guests, there in (
-        ("this machine", plans, cpus),
-        *((f"'{it.name}'", list(it.guests), it.cpus) for it in walk_plans(tuple(plans)) if it.guests),
-    ):
-        wanted = sum(it.cpus for it in guests)
-        if wanted > MOST_VCPUS_A_CPU * there:
-            raise PrerequisiteError(
-                f"The guests in {where} have {wanted} vCPUs together, and it has {there} CPUs: "
+@dataclass(frozen=True, kw_only=True)
+class _Crowd:
+    """The guests that share the CPUs of a machine."""
+
+    where: str
+    vcpus: int
+    cpus: int
+
+    def refuse(self) -> Iterator[PrerequisiteError]:
+        if self.vcpus > MOST_VCPUS_A_CPU * self.cpus:
+            yield PrerequisiteError(
+                f"The guests in {self.where} have {self.vcpus} vCPUs together, and it has {self.cpus} CPUs: "
                 f"more than {MOST_VCPUS_A_CPU} for each.",
                 hint="Lower 'cpus' in the lab file, or give fewer guests.",
             )
-        if wanted > MANY_VCPUS_A_CPU * there:
-            yield f"the guests in {where} have {wanted} vCPUs together for {there} CPUs; they will wait for each other."
+
+    def warn(self) -> Iterator[str]:
+        if MANY_VCPUS_A_CPU * self.cpus < self.vcpus <= MOST_VCPUS_A_CPU * self.cpus:
+            yield (
+                f"the guests in {self.where} have {self.vcpus} vCPUs together for {self.cpus} CPUs; they will wait for "
+                "each other."
+            )
 
 
-def assess_disks(plans: list[GuestPlan], free_gib: float) -> Iterator[str]:
+def _list_crowds(plans: list[GuestPlan], cpus: int) -> Iterator[_Crowd]:
+    """Yield the guests of this machine, and those of every hypervisor among them."""
+    yield _Crowd(where="this machine", vcpus=sum(it.cpus for it in plans), cpus=cpus)
+    for it in walk_plans(tuple(plans)):
+        if it.guests:
+            yield _Crowd(where=f"'{it.name}'", vcpus=sum(inner.cpus for inner in it.guests), cpus=it.cpus)
+
+
+def _assess_disks(plans: list[GuestPlan], free_gib: float) -> Iterator[str]:
     """Yield a warning when new disks could outgrow their place, here or in a hypervisor of the lab."""
     wanted = sum(it.disk_gib for it in plans)
     if wanted > free_gib:

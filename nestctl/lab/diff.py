@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from nestctl.lab.admission import render_admission
 from nestctl.lab.compare import Action, Change, describe, walk_changes
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def render_changes(lab: str, preview: Preview) -> dict[str, Any]:
         "is_empty": preview.is_settled,
         "networks": [{"name": it.name, "action": it.action.value, "reason": it.reason} for it in preview.networks],
         "risks": [asdict(it) for it in preview.risks],
+        "room": render_admission(preview.admission) if preview.admission else None,
         "guests": [_render(it) for it in preview.guests],
     }
 

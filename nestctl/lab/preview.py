@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from nestctl.adapters.process import LocalShell
+from nestctl.lab.admission import Admission, assess_room, read_room
 from nestctl.lab.compare import Action, Change, compare, is_settled, wanted_plans
 from nestctl.lab.host import Host, has_domains, open_connection, read_host, read_host_facts
 from nestctl.lab.level import Level, SshAccess
@@ -16,6 +17,7 @@ from nestctl.lab.observe import Inside, look_at, observe
 from nestctl.lab.plan import GuestPlan, plan_lab, plan_networks
 from nestctl.lab.render import render_domain, render_filter, render_network
 from nestctl.lab.risk import Risk, read_risks
+from nestctl.lab.store import lab_directory
 from nestctl.model.lab import Lab
 
 
@@ -31,11 +33,15 @@ class Document:
 
 @dataclass(frozen=True, kw_only=True)
 class Preview:
-    """What `up` would do: with guests and inside them, with networks of this machine; and what speaks against it."""
+    """What `up` would do: with guests and inside them, with networks of this machine; and what speaks against it.
+
+    `admission` is None when nothing would be started.
+    """
 
     guests: tuple[Change, ...]
     networks: tuple[NetworkChange, ...] = ()
     risks: tuple[Risk, ...] = ()
+    admission: Admission | None = None
 
     @property
     def is_settled(self) -> bool:
@@ -54,7 +60,12 @@ def preview_lab(lab: Lab, *, connect: str | None) -> tuple[Document, ...]:
 def preview_changes(lab: Lab, *, connect: str | None) -> Preview:
     """Compare what is there at every level with what is wanted: exactly what `up` would do."""
     host = read_host(connect)
-    return replace(_look(lab, host), risks=read_risks(lab, is_emulated=host.is_emulated))
+    preview = _look(lab, host)
+    return replace(
+        preview,
+        risks=read_risks(lab, is_emulated=host.is_emulated),
+        admission=assess_room(preview.guests, read_room(lab_directory(lab.name))),
+    )
 
 
 def render_preview(documents: Iterable[Document]) -> dict[str, Any]:

@@ -359,6 +359,23 @@ class TestWithLibvirt:
         assert "is not this machine's QEMU" in completed.stderr
 
 
+def test_a_plan_that_does_not_fit_is_shown_with_its_sums_and_refused_as_up_does(tmp_path: Path) -> None:
+    Path("lab.yaml").write_text("name: huge\nguests: {one: {memory_mib: 16000000}}\n")
+    for words in (("plan",), ("up", "--dry-run")):
+        text, document = (nestctl(*words, *more, cwd=tmp_path) for more in ((), ("--json",)))
+        assert text.returncode == document.returncode == ExitCode.NOT_FOUND_OUT, text.stderr
+        assert "+ one  L1  create" in text.stdout
+        assert "Memory: 16000128 MiB (one 16000128) of " in text.stdout
+        assert "The guests need 16000128 MiB (one 16000128), and this machine has" in text.stderr
+        room = json.loads(document.stdout)["room"]
+        assert room["fits"] is False
+        assert room["refusals"][0] in document.stderr
+    Path("lab.yaml").write_text("name: small\nguests: {one: {memory_mib: 256}}\n")
+    fits = nestctl("plan", "--json", cwd=tmp_path)
+    assert fits.returncode == ExitCode.NO
+    assert json.loads(fits.stdout)["room"]["memory"]["guests"] == {"one": 384}
+
+
 @pytest.mark.parametrize(
     ("uri", "exit_code", "said"),
     [

@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 
 from nestctl.errors import ExitCode, PrerequisiteError
-from nestctl.lab.admission import Room, check_room, parse_available_mib, read_room
+from nestctl.lab.admission import (
+    Room,
+    assess_room,
+    check_room,
+    describe_admission,
+    parse_available_mib,
+    read_room,
+    render_admission,
+)
 from nestctl.lab.compare import Change, compare
 from nestctl.lab.observe import Inside
 from nestctl.model.lab import Guest, Lab
@@ -83,3 +91,27 @@ def test_disks_that_could_outgrow_their_place_are_said() -> None:
     here, inside = check_room(all_new(lab(a=Guest(memory_mib=2048, disk_gib=8, guests=inner))), room(free_gib=7.5))
     assert here == "the new disks may grow to 8 GiB together, and 7.5 GiB are free."
     assert inside == "the disks in 'a' may grow to 9 GiB together, and its own has 8 GiB."
+
+
+def test_the_sums_are_shown_to_people_and_programs_whether_it_fits_or_not() -> None:
+    two = all_new(lab(a=Guest(memory_mib=2048, cpus=33), b=Guest(memory_mib=1024)))
+    fits = assess_room(two, room(cpus=16, available_mib=4096))
+    too_large = assess_room(two, room())
+    assert fits
+    assert too_large
+    assert describe_admission(fits) == (
+        "Memory: 3328 MiB (a 2176 + b 1152) of 4096 MiB available. vCPUs: 34 for 16 CPUs. "
+        "New disks: up to 16 GiB of 100.0 GiB free."
+    )
+    assert "of an unknown amount available" in describe_admission(assess_room(two, room(available_mib=None)) or fits)
+    assert render_admission(fits)["fits"] is True
+    assert render_admission(too_large) == {
+        "fits": False,
+        "memory": {"needed_mib": 3328, "available_mib": 3072, "guests": {"a": 2176, "b": 1152}},
+        "cpus": {"vcpus": 34, "available": 2},
+        "disk": {"new_gib": 16, "free_gib": 100.0},
+        "refusals": [str(it) for it in too_large.refusals],
+        "warnings": [],
+    }
+    assert len(too_large.refusals) == 2
+    assert assess_room((), room()) is None
