@@ -8,8 +8,16 @@ from collections.abc import Callable, Iterator
 from enum import StrEnum
 from typing import Any
 
-from nestctl.bench.report import EMULATED, Cell, describe_levels, describe_lines, describe_notes
-from nestctl.bench.summary import Figure, Summary
+from nestctl.bench.report import (
+    EMULATED,
+    Cell,
+    Line,
+    control_level,
+    describe_levels,
+    describe_lines,
+    describe_notes,
+)
+from nestctl.bench.summary import Figure, Ratio, Row, Summary
 from nestctl.errors import UsageError
 from nestctl.model.samples import Results
 
@@ -31,6 +39,10 @@ COLUMNS = (
     "ratio_low",
     "ratio_high",
     "not_measured",
+    "exits_per_operation",
+    "noise_low",
+    "noise_high",
+    "detectable",
 )
 
 
@@ -71,7 +83,7 @@ def render_csv(summary: Summary) -> str:
     writer.writeheader()
     for row in summary.rows:
         for figure in row.figures:
-            for record in _records(figure):
+            for record in _records(figure, row):
                 writer.writerow({name: record.get(name, "") for name in COLUMNS})
     return buffer.getvalue()
 
@@ -84,7 +96,7 @@ def render_summary(summary: Summary) -> dict[str, Any]:
         "title": summary.results.title,
         "ending": summary.results.ending.value,
         "notes": list(describe_notes(summary)),
-        "figures": [record for row in summary.rows for figure in row.figures for record in _records(figure)],
+        "figures": [record for row in summary.rows for figure in row.figures for record in _records(figure, row)],
     }
 
 
@@ -94,7 +106,8 @@ def _render_json(summary: Summary) -> str:
     return json.dumps(render_summary(summary), indent=2, ensure_ascii=False) + "\n"
 
 
-def _records(figure: Figure) -> Iterator[dict[str, Any]]:
+def _records(figure: Figure, row: Row) -> Iterator[dict[str, Any]]:
+    """Make a record for each ratio; the noise is that of the A/A control, in the ratios of its level."""
     record: dict[str, Any] = {
         "workload": figure.workload.name,
         "level": figure.level.name,
@@ -108,18 +121,31 @@ def _records(figure: Figure) -> Iterator[dict[str, Any]]:
         described = figure.spread
         record |= {"median": described.median, "mad": described.mad, "values": described.count}
         record |= {"minimum": described.minimum, "maximum": described.maximum}
+    if figure.exits_per_operation is not None:
+        record["exits_per_operation"] = figure.exits_per_operation
     if not figure.ratios:
         yield record
     for ratio in figure.ratios:
-        ends = {"ratio_low": ratio.interval.low, "ratio_high": ratio.interval.high} if ratio.interval else {}
-        yield {**record, "to": ratio.to, "ratio": ratio.value, **ends}
+        yield {**record, "to": ratio.to, "ratio": ratio.value, **_certainty(ratio, row)}
+
+
+def _certainty(ratio: Ratio, row: Row) -> dict[str, float]:
+    found = {}
+    if ratio.interval:
+        found |= {"ratio_low": ratio.interval.low, "ratio_high": ratio.interval.high}
+    if ratio.noise:
+        found |= {"noise_low": ratio.noise.low, "noise_high": ratio.noise.high}
+        found |= {"detectable": row.detectable} if row.detectable is not None else {}
+    return found
 
 
 def render_markdown(summary: Summary) -> str:
     """Write a table with the notes below it; what a guest said cannot become markup of its own."""
     levels = describe_levels(summary)
     heads = ["Workload", *(f"{head.name}{f' ({EMULATED})' if head.is_emulated else ''}" for head in levels)]
-    rows = [[line.title, *(_cell(cell) for cell in line.cells)] for line in describe_lines(summary)]
+    control = control_level(summary)
+    heads += [f"A/A {control}"] if control else []
+    rows = [_row(line, has_control=bool(control)) for line in describe_lines(summary)]
     table = [heads, ["---"] * len(heads), *rows]
     title = f"# What nesting costs: {summary.results.title}".removesuffix(": ")
     lines = [title, "", f"Measured {summary.results.created} by nestctl {summary.results.nestctl_version}.", ""]
@@ -128,11 +154,20 @@ def render_markdown(summary: Summary) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _row(line: Line, *, has_control: bool) -> list[str]:
+    title = f"{line.title} ({line.published_short})" if line.published_short else line.title
+    noise = ["; ".join(filter(None, [line.noise, line.finds]))] if has_control else []
+    return [title, *(_cell(cell) for cell in line.cells), *noise]
+
+
 def _cell(cell: Cell) -> str:
-    return "; ".join([cell.figure, *cell.ratios]) if cell.figure else f"not measured: {cell.not_measured}"
+    if not cell.figure:
+        return f"not measured: {cell.not_measured}"
+    return "; ".join([cell.figure, *cell.ratios, *filter(None, [cell.exits])])
 
 
 def escape_markdown(text: str) -> str:
+    """Write text in one line such that Markdown shows it as it is, in a cell of a table too."""
     escaped = text.replace("\\", "\\\\")
     for character in "|<`*_[":
         escaped = escaped.replace(character, f"\\{character}")

@@ -3,14 +3,16 @@
 import csv
 import io
 import json
+import re
 
 import pytest
 
 from nestctl.bench.export import Format, escape_markdown, export_results, parse_format
+from nestctl.bench.workloads import choose_workloads
 from nestctl.errors import UsageError
-from nestctl.model.samples import Call
+from nestctl.model.samples import Call, Results
 from tests.unit.bench.builders import record, results
-from tests.unit.bench.test_report import LEVELS, two_levels_deep
+from tests.unit.bench.test_report import LEVELS, two_levels_deep, with_control
 
 
 def test_csv_has_a_row_for_every_comparison_and_for_what_was_not_measured() -> None:
@@ -28,6 +30,44 @@ def test_json_has_the_figures_and_the_notes() -> None:
     assert document["schema"] == "nestctl.bench-summary/1"
     assert any("EMULATED" in note for note in document["notes"])
     assert {figure["level"] for figure in document["figures"]} == {"L0", "l1", "l2"}
+
+
+def with_exits_and_control() -> Results:
+    """CPUID exits of which 1.5 each are counted; l2 has the control."""
+    calls = []
+    for visit in with_control(9080, workload="cpuid_exit").results.calls:
+        (outcome,) = visit.outcomes
+        (sample,) = outcome.samples
+        counted = outcome.model_copy(update={"samples": (sample.model_copy(update={"exits": 1500}),)})
+        calls.append(visit.model_copy(update={"outcomes": (counted,)}))
+    return results(LEVELS, calls, workloads=choose_workloads(["cpuid_exit"]))
+
+
+def test_what_makes_a_ratio_believable_is_in_csv_and_json() -> None:
+    found = with_exits_and_control()
+    rows = list(csv.DictReader(io.StringIO(export_results(found, Format.CSV))))
+    figures = json.loads(export_results(found, Format.JSON))["figures"]
+    assert [(row["level"], row["to"]) for row in rows] == [("L0", ""), ("l1", "L0"), ("l2", "l1"), ("l2", "L0")]
+    assert [float(row["exits_per_operation"]) for row in rows] == [1.5] * 4
+    assert [bool(row["noise_low"] and row["noise_high"] and row["detectable"]) for row in rows] == [False] * 2 + [
+        True
+    ] * 2
+    for row, figure in zip(rows[2:], figures[2:], strict=True):
+        assert figure["noise_low"] <= 1 <= figure["noise_high"]
+        assert 0 < figure["detectable"] < 1
+        for key in ("exits_per_operation", "noise_low", "noise_high", "detectable"):
+            assert float(row[key]) == figure[key]
+    assert "noise_low" not in figures[1]
+
+
+def test_markdown_has_the_control_the_exits_and_what_others_published() -> None:
+    text = export_results(with_exits_and_control(), Format.MD)
+    assert "| Workload | L0 | l1 (EMULATED) | l2 (EMULATED) | A/A l2 |" in text
+    (row,) = [line for line in text.splitlines() if line.startswith("| CPUID exit")]
+    assert row.startswith("| CPUID exit (published 22×) | ")
+    assert row.count("1.50 exits each") == 3
+    assert re.search(r"\| [\d.]+× \\\[[\d.]+–[\d.]+\] ≈; finds [\d.]+ % \|$", row)
+    assert "A/A" not in export_results(two_levels_deep().results, Format.MD).splitlines()[4]
 
 
 def test_markdown_labels_emulated_levels_and_a_guest_cannot_write_markup() -> None:

@@ -202,16 +202,16 @@ def test_settings_follow_what_was_asked_for() -> None:
     assert (until.until, until.fewest_rounds, bool(until.budget_s)) == (0.03, 5, True)
 
 
-def with_control(second: int) -> Summary:
+def with_control(second: int, workload: str = "cpu") -> Summary:
     """The deepest level costs 9000 ns in its own visits, and `second` in those of the control."""
     calls = [
-        call(level.name, number, "cpu", 1000 * 3**level.depth + 10 * number)
+        call(level.name, number, workload, 1000 * 3**level.depth + 10 * number)
         for number in range(1, 8)
         for level in LEVELS
     ]
-    again = [call("l2", number, "cpu", second - 10 * number) for number in range(1, 8)]
+    again = [call("l2", number, workload, second - 10 * number) for number in range(1, 8)]
     controls = [it.model_copy(update={"is_control": True}) for it in again]
-    return summarize(results(LEVELS, [*calls, *controls], workloads=choose_workloads(["cpu"])))
+    return summarize(results(LEVELS, [*calls, *controls], workloads=choose_workloads([workload])))
 
 
 def test_the_control_is_shown_with_what_could_have_been_found() -> None:
