@@ -59,14 +59,17 @@ def find_program() -> Path:
 
 def render_unit(name: str, program: Path, connect: str | None, environment: dict[str, str]) -> str:
     """Render a unit from its template."""
-    words = [str(program), "expire", *(("--connect", connect) if connect else ())]
+    words = ("expire", *(("--connect", connect) if connect else ()))
+    # In a command's arguments '$' begins a variable, not in its path (systemd.service(5)), nor in Environment=
+    # (systemd.exec(5)).
+    command = " ".join((_quote(str(program)), *(_quote(word).replace("$", "$$") for word in words)))
     lines = "".join(f"Environment={_quote(f'{key}={value}')}\n" for key, value in environment.items())
     text = resource("templates", f"systemd/{name}").read_text()
-    return text.replace("@COMMAND@", " ".join(map(_quote, words))).replace("@ENVIRONMENT@", lines)
+    return text.replace("@COMMAND@", command).replace("@ENVIRONMENT@", lines)
 
 
 def _quote(word: str) -> str:
-    """Quote a word for a unit file: systemd reads '%', '$', quotes and backslashes (systemd.service(5))."""
-    for character, written in (("\\", "\\\\"), ('"', '\\"'), ("%", "%%"), ("$", "$$")):
+    """Quote a word for a unit file: systemd reads '%', quotes and backslashes everywhere (systemd.syntax(7))."""
+    for character, written in (("\\", "\\\\"), ('"', '\\"'), ("%", "%%")):
         word = word.replace(character, written)
     return f'"{word}"'

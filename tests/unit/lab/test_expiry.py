@@ -128,7 +128,7 @@ def test_an_end_is_put_off_from_when_it_is_or_from_now() -> None:
 
 class TestTimer:
     def test_systemd_takes_the_units(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        program = tmp_path / "a %place/nestctl"
+        program = tmp_path / "a %place for $5/nestctl"
         program.parent.mkdir()
         program.write_text("#!/bin/sh\n")
         program.chmod(0o755)
@@ -147,6 +147,11 @@ class TestTimer:
         assert 'ExecStart="/opt/n/nestctl" "expire" "--connect" "qemu:///session"\n' in text
         assert 'Environment="NESTCTL_STATE=/s \\"x\\" 5%%"\n' in text
         assert "@" not in text
+
+    def test_a_dollar_is_doubled_where_systemd_would_read_it(self) -> None:
+        text = render_unit(UNITS[0], Path("/$x/nestctl"), "qemu:///embed?root=/a$b", {"NESTCTL_STATE": "/my $labs"})
+        assert 'ExecStart="/$x/nestctl" "expire" "--connect" "qemu:///embed?root=/a$$b"\n' in text
+        assert 'Environment="NESTCTL_STATE=/my $labs"\n' in text
 
     def test_units_are_removed_again(self, tmp_path: Path) -> None:
         install_units(tmp_path, Path("/n"), None)
