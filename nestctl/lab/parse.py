@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,9 +109,19 @@ def parse_lab(text: str, source: str, *, directory: Path | None = None, check: C
         lab = Lab.model_validate(expanded.document)
     except ValidationError as error:
         raise LabFileError("\n".join(_describe(detail, file, expanded) for detail in error.errors())) from error
-    if check and (complaints := list(check(lab))):
+    complaints = [*_check_risks(lab), *(check(lab) if check else ())]
+    if complaints:
         raise _complain(complaints, file, expanded)
     return lab
+
+
+def _check_risks(lab: Lab) -> Iterator[Complaint]:
+    if lab.accepted_risks:
+        # Its findings are many, and few labs name one.
+        from nestctl.lab.risk import list_unknown_risks
+
+        for index, name, hint in list_unknown_risks(lab.accepted_risks):
+            yield ("accepted_risks", str(index)), f"is no finding of 'nestctl check': '{name}'", hint
 
 
 def _complain(complaints: Iterable[Complaint], file: _Text, expanded: Expanded) -> LabFileError:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import difflib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from nestctl.check import check_this_machine
+from nestctl.check.explain import load_explanations
 from nestctl.check.findings import Finding, Question, Status
 from nestctl.errors import PrerequisiteError
 from nestctl.model.lab import Lab
+
+_SAFETY = "safety."
 
 # https://www.qemu.org/docs/master/system/security.html, "Non-virtualization Use Case".
 _EMULATED = Finding(
@@ -54,6 +58,20 @@ def judge_risks(findings: Iterable[Finding], accepted: Iterable[str]) -> tuple[R
         for it in findings
         if it.status in (Status.WARN, Status.FAIL, Status.UNKNOWN)
     )
+
+
+def list_unknown_risks(accepted: Iterable[str]) -> Iterator[tuple[int, str, str]]:
+    """Yield which of the accepted risks are no findings: its index, its name, and a hint at what may be meant."""
+    known = [it for name in (*load_explanations(), _EMULATED.name) if (it := name.removeprefix(_SAFETY)) != name]
+    for index, name in enumerate(accepted):
+        given = name.removeprefix(_SAFETY)
+        if given not in known:
+            # Compared without what all have in common.
+            near = difflib.get_close_matches(given, known, n=1)
+            said = (
+                f"Did you mean '{_SAFETY}{near[0]}'?" if near else f"Known: {', '.join(_SAFETY + it for it in known)}."
+            )
+            yield index, name, said
 
 
 def describe_risk(risk: Risk) -> str:

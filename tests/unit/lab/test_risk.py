@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 
+from nestctl.check.explain import load_explanations
 from nestctl.check.findings import Finding, Status
-from nestctl.errors import ExitCode, PrerequisiteError
+from nestctl.errors import ExitCode, LabFileError, PrerequisiteError
 from nestctl.lab.admission import Room
 from nestctl.lab.bring_up import Wishes
 from nestctl.lab.converge import converge
 from nestctl.lab.diff import render_changes
+from nestctl.lab.parse import parse_lab
 from nestctl.lab.preview import Preview
 from nestctl.lab.risk import Risk, check_risks, describe_risk, judge_risks, read_risks
 from nestctl.model.lab import Guest, Lab
@@ -94,6 +96,26 @@ def test_this_machine_is_looked_at_for_untrusted_guests_that_nest(
     names = [it.name for it in read_risks(lab, is_emulated=is_emulated)]
     assert ("safety.tcg" in names) is expected
     assert bool(names) is expected
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("safety.smtt", "Did you mean 'safety.smt'?"),
+        ("safety.nonsense", "Known: safety.kernel, safety.cpu, safety.smt,"),
+    ],
+)
+def test_a_risk_that_no_finding_has_cannot_be_accepted(name: str, hint: str) -> None:
+    text = f"name: isp\ntrust: untrusted\naccepted_risks: [safety.tcg, {name}]\nguests: {{a: {{}}}}\n"
+    with pytest.raises(LabFileError, match=rf"lab.yaml:3: 'accepted_risks.1' is no finding .*'{name}'") as caught:
+        parse_lab(text, "lab.yaml")
+    assert caught.value.hint.startswith(hint)
+
+
+def test_every_risk_that_can_be_found_can_be_accepted() -> None:
+    names = [name for name in load_explanations() if name.startswith("safety.")]
+    text = f"name: isp\naccepted_risks: [{', '.join([*names, 'safety.tcg'])}]\nguests: {{a: {{}}}}\n"
+    assert len(parse_lab(text, "lab.yaml").accepted_risks) == len(names) + 1
 
 
 def test_programs_are_told_of_them() -> None:
