@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-import libvirt
 import pytest
 
-from nestctl.adapters.libvirt import Hypervisor
-from nestctl.adapters.shell import Shell
-from nestctl.deadline import Deadline
-from nestctl.lab.compare import Action, Change, compare, is_settled, walk_changes
-from nestctl.lab.host import plan_on
-from nestctl.lab.keys import LabKeys
-from nestctl.lab.level import Level, Visit
-from nestctl.lab.observe import Look, observe
+from nestctl.lab.compare import Action, is_settled, walk_changes
 from nestctl.lab.parse import parse_lab
-from nestctl.lab.plan import Adopted, Contact, GuestPlan
-from nestctl.lab.render import render_domain
-from nestctl.model.lab import Lab
-from tests.builders import recognizable_keys
-from tests.fakes import FakeMachine, FakeShell, World, make_machine
-from tests.lab_bench import HOST
-from tests.libvirt_test_driver import for_test_driver
+from tests.large_lab import LargeLab, open_large_lab
 
 pytestmark = pytest.mark.slow
 
@@ -43,69 +26,14 @@ guests:
 """
 
 
-@dataclass(frozen=True)
-class Inside:
-    """The way into guests whose machines are fakes."""
-
-    machines: dict[str, FakeMachine]
-
-    @contextmanager
-    def open_guest(
-        self, level: Level, guest: Contact, keys: LabKeys, deadline: Deadline, *, is_booting: bool = False
-    ) -> Iterator[Shell]:
-        yield self.machines[guest.name].shell
-
-    def open_as_user(self, level: Level, adopted: Adopted, deadline: Deadline) -> AbstractContextManager[Visit]:
-        raise AssertionError("nothing is adopted here")
-
-    @contextmanager
-    def open_level_in(self, shell: Shell) -> Iterator[Level]:
-        yield self.machines[shell.where].level
-
-
-@dataclass(frozen=True)
-class Class:
-    lab: Lab
-    hypervisor: Hypervisor
-    access: Inside
-
-    def plan(self) -> tuple[Change, ...]:
-        keys = recognizable_keys(self.lab.guests)
-        look = Look(lab="class", keys=keys, access=self.access, is_thorough=False, stop=threading.Event())
-        shell = FakeShell(where="this machine", world=World(), files=self.disks())
-        there = observe(Level(shell=shell, hypervisor=self.hypervisor), look)
-        return compare(plan_on(HOST, self.lab, (it.domain for it in there.guests)), there)
-
-    def disks(self) -> set[str]:
-        return {str(plan.disk) for plan in plan_on(HOST, self.lab, ())}
-
-
 @pytest.fixture
-def course(tmp_path: Path) -> Iterator[Class]:
+def course(tmp_path: Path) -> Iterator[LargeLab]:
     (tmp_path / "class.csv").write_text("login\n" + "".join(f"s{number}\n" for number in range(STUDENTS)))
-    lab = parse_lab(TEXT, "lab.yaml", directory=tmp_path)
-    connection = libvirt.open("test:///default")
-    machines = {}
-    try:
-        for plan in plan_on(HOST, lab, ()):
-            # Not validated here: libvirt reads its whole schema again for every domain.
-            connection.defineXML(for_test_driver(render_domain(plan))).create()
-            machines[plan.name] = _machine(plan)
-        hypervisor = Hypervisor(where="this machine", uri="test:///default", connection=connection)
-        yield Class(lab=lab, hypervisor=hypervisor, access=Inside(machines))
-    finally:
-        connection.close()
+    with open_large_lab(parse_lab(TEXT, "lab.yaml", directory=tmp_path)) as lab:
+        yield lab
 
 
-def _machine(plan: GuestPlan) -> FakeMachine:
-    machine = make_machine(plan.name, World())
-    for inner in plan.guests:
-        machine.hypervisor.define_domain(render_domain(inner))
-        machine.hypervisor.start_domain(inner.domain)
-    return machine
-
-
-def test_all_of_it_is_planned_and_what_is_broken_is_found(course: Class) -> None:
+def test_all_of_it_is_planned_and_what_is_broken_is_found(course: LargeLab) -> None:
     assert is_settled(course.plan())
     course.hypervisor.connection.lookupByName("class-s7").destroy()
     course.hypervisor.connection.lookupByName("class-s8").destroy()
