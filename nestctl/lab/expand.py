@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -229,7 +230,7 @@ def _render(text: str, scope: _Scope, location: Location) -> str:
     try:
         return _compile(text).render(scope.variables)
     except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, RecursionError) as error:
-        said = str(error).replace("'types.SimpleNamespace object'", "the row")
+        said = re.sub(r"'(types\.)?SimpleNamespace( object'|' object)", "the row", str(error)).rstrip(".")
         raise ExpansionError(Origin(location=location, row=scope.row), f"cannot be filled: {said}") from error
 
 

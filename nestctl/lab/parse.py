@@ -42,6 +42,17 @@ _MEANINGS = {
     "labels": "is no label: a name has letters, digits, dots, dashes and slashes, a value at most 200 characters",
 }
 
+# What pydantic calls dictionaries and tuples.
+_KINDS = {
+    "dict_type": "it should be a mapping of",
+    "model_type": "it should be a mapping of settings",
+    "tuple_type": "it should be a list",
+    "string_type": "it should be a text",
+    "int_type": "it should be a whole number",
+    "bool_type": "it should be true or false",
+}
+_MAPPINGS = {"guests": "names to guests", "networks": "names to networks"}
+
 # Where keys of a mapping are the user's own, and which model has the keys of what is below a key.
 _MODELS: Mapping[str, type[BaseModel]] = {
     "guests": DeclaredGuest,
@@ -83,7 +94,9 @@ def read_lab(path: Path, check: Check | None = None) -> Lab:
         text = path.read_text()
     except FileNotFoundError as error:
         raise UsageError(f"There is no lab file '{path}'.", hint="Write one with 'nestctl init'.") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UsageError(f"The lab file '{path}' cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
         raise UsageError(f"The lab file '{path}' cannot be read: {error}.") from error
     return parse_lab(text, str(path), directory=path.parent, check=check)
 
@@ -208,6 +221,9 @@ def _meaning(detail: ErrorDetails, location: Location) -> str:
         if NAME_PATTERN in detail.get("ctx", {}).get("pattern", ""):
             return _NO_NAME
         return next((_MEANINGS[key] for key in reversed(location) if key in _MEANINGS), _NO_NAME)
+    if kind := _KINDS.get(detail["type"]):
+        of = f" {_MAPPINGS.get(location[-1], 'names to texts')}" if detail["type"] == "dict_type" else ""
+        return f"is wrong: {kind}{of}"
     said = detail["msg"].removeprefix("Value error, ")
     return _MEANINGS.get(detail["type"]) or f"is wrong: {said[0].lower()}{said[1:]}"
 

@@ -15,6 +15,9 @@ from nestctl.lab.expand import Row
 
 MOST_ROWS = 5000
 
+# Spreadsheets write semicolons where the comma is in numbers.
+_DELIMITERS = ",;\t"
+
 # What '{{ row.COLUMN }}' can name.
 _COLUMN = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
@@ -23,7 +26,9 @@ def read_roster(path: Path) -> tuple[Row, ...]:
     """Read a roster. Raises `LabFileError` when it is not there or something in it is wrong."""
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError, ValueError) as error:
+    except OSError as error:
+        raise LabFileError(f"The roster '{path}' cannot be read: {error.strerror}.") from error
+    except ValueError as error:
         raise LabFileError(f"The roster '{path}' cannot be read: {error}.") from error
     if path.suffix == ".csv":
         rows = tuple(parse_csv(text, str(path)))
@@ -39,8 +44,11 @@ def read_roster(path: Path) -> tuple[Row, ...]:
 
 
 def parse_csv(text: str, source: str) -> Iterator[Row]:
-    """Parse CSV as spreadsheets write it: the first line names the columns, empty lines are passed over."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    """Parse CSV as spreadsheets write it: the first line names the columns, empty lines are passed over.
+
+    Columns are separated by what separates their names: commas, semicolons or tabs.
+    """
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_find_delimiter(text), strict=True)
     columns: list[str] = []
     try:
         for cells in reader:
@@ -57,6 +65,12 @@ def parse_csv(text: str, source: str) -> Iterator[Row]:
                 yield Row(source=source, line=reader.line_num, values=dict(zip(columns, values, strict=True)))
     except csv.Error as error:
         raise LabFileError(f"{source}:{reader.line_num}: this is not CSV: {error}.") from error
+
+
+def _find_delimiter(text: str) -> str:
+    """Find what separates columns: no name of one has any of them, so that the first line is no matter of guessing."""
+    head = next((line for line in text.splitlines() if line.strip()), "")
+    return next((it for it in _DELIMITERS if it in head), ",")
 
 
 def parse_yaml(text: str, source: str) -> Iterator[Row]:

@@ -35,15 +35,21 @@ WRONG_FILES = {
     ),
     "text for a number": (
         "name: demo\nguests:\n  l1:\n    cpus: two\n",
-        "lab.yaml:4: 'guests.l1.cpus' is wrong: input should be a valid integer (it is 'two').",
+        "lab.yaml:4: 'guests.l1.cpus' is wrong: it should be a whole number (it is 'two').",
     ),
     "number in quotes": (
         'name: demo\nguests:\n  l1:\n    cpus: "2"\n',
-        "lab.yaml:4: 'guests.l1.cpus' is wrong: input should be a valid integer (it is '2').",
+        "lab.yaml:4: 'guests.l1.cpus' is wrong: it should be a whole number (it is '2').",
     ),
-    "number for a name": ("name: 7\nguests: {l1: {}}\n", "lab.yaml:1: 'name' is wrong: input should be a valid string"),
-    "list for guests": ("name: demo\nguests: [l1]\n", "lab.yaml:2: 'guests' is wrong: input should be"),
-    "nothing for a guest": ("name: demo\nguests:\n  l1:\n", "lab.yaml:3: 'guests.l1' is wrong: input should be"),
+    "number for a name": ("name: 7\nguests: {l1: {}}\n", "lab.yaml:1: 'name' is wrong: it should be a text (it is 7)"),
+    "list for guests": (
+        "name: demo\nguests: [l1]\n",
+        "lab.yaml:2: 'guests' is wrong: it should be a mapping of names to guests (it is ['l1']).",
+    ),
+    "nothing for a guest": (
+        "name: demo\nguests:\n  l1:\n",
+        "lab.yaml:3: 'guests.l1' is wrong: it should be a mapping of settings (it is None).",
+    ),
     "missing name": ("guests: {l1: {}}\n", "lab.yaml:1: 'name' is missing."),
     "missing guests": ("name: demo\n", "lab.yaml:1: 'guests' is missing."),
     "no guests": ("name: demo\nguests: {}\n", "lab.yaml:2: 'guests' is wrong:"),
@@ -106,7 +112,22 @@ WRONG_FILES = {
     "nothing": ("", "lab.yaml: the file is empty."),
     "only a comment": ("# nothing yet\n", "lab.yaml: the file is empty."),
     "null": ("null\n", "lab.yaml:1: 'the lab' is wrong:"),
-    "a list on top": ("- name: demo\n", "lab.yaml:1: 'the lab' is wrong:"),
+    "a list on top": (
+        "- demo\n",
+        "lab.yaml:1: 'the lab' is wrong: it should be a mapping of settings (it is ['demo']).",
+    ),
+    "a list of labels": (
+        "name: demo\nguests: {a: {labels: [x]}}\n",
+        "lab.yaml:2: 'guests.a.labels' is wrong: it should be a mapping of names to texts (it is ['x']).",
+    ),
+    "a word for a list": (
+        "name: demo\nguests: {a: {kernel_args: quiet}}\n",
+        "lab.yaml:2: 'guests.a.kernel_args' is wrong: it should be a list (it is 'quiet').",
+    ),
+    "a word for a truth": (
+        "name: demo\nguests: {a: {nesting: maybe}}\n",
+        "lab.yaml:2: 'guests.a.nesting' is wrong: it should be true or false (it is 'maybe').",
+    ),
     "a word on top": ("demo\n", "lab.yaml:1: 'the lab' is wrong:"),
     "a number as a guest's name": ("name: demo\nguests:\n  1: {}\n", "lab.yaml:3: 'guests.1' is wrong:"),
     "a number as a key": ("name: demo\nguests: {l1: {}}\n5: x\n", "lab.yaml:3: '5' "),
@@ -204,7 +225,7 @@ def test_a_missing_file_is_said_with_what_to_do(tmp_path: Path) -> None:
 
 
 def test_a_directory_is_no_lab_file(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UsageError, match=r"cannot be read: Is a directory\.$"):
         read_lab(tmp_path)
 
 
