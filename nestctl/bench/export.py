@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from enum import StrEnum
 from typing import Any
 
+from nestctl.bench.costs import list_parts
 from nestctl.bench.report import (
     EMULATED,
     Cell,
@@ -96,6 +97,7 @@ def render_summary(summary: Summary) -> dict[str, Any]:
         "title": summary.results.title,
         "ending": summary.results.ending.value,
         "notes": list(describe_notes(summary)),
+        "spent": {part.key: part.seconds for part in list_parts(summary.results)},
         "figures": [record for row in summary.rows for figure in row.figures for record in _records(figure, row)],
     }
 
@@ -130,7 +132,7 @@ def _records(figure: Figure, row: Row) -> Iterator[dict[str, Any]]:
 
 
 def _certainty(ratio: Ratio, row: Row) -> dict[str, float]:
-    found = {}
+    found: dict[str, float] = {}
     if ratio.interval:
         found |= {"ratio_low": ratio.interval.low, "ratio_high": ratio.interval.high}
     if ratio.noise:

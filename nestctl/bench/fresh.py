@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
+from nestctl.bench.budget import fit_to_budget
 from nestctl.bench.level import Level
 from nestctl.bench.run import Step, longest_run_s, run_bench
 from nestctl.bench.summary import is_precise
@@ -22,14 +23,17 @@ def run_fresh(
     settings: Settings,
     title: str,
     step: Step,
+    begun_s: float | None = None,
 ) -> Results:
     """Measure as `run_bench` does, with `boot` called after every `settings.fresh` rounds.
 
+    The budget counts from `begun_s` on (by the monotonic clock), or from now, and booting is in it.
     Guests that do not come up again end the run as an interruption does, and the reason is in `left_out`.
     """
     fresh = settings.fresh or settings.rounds
     parts: list[Results] = []
-    begun_s, longest_s = time.monotonic(), 0.0
+    begun_s, longest_s = time.monotonic() if begun_s is None else begun_s, 0.0
+    notes: tuple[str, ...] = ()
     while (done := fresh * len(parts)) < settings.rounds:
         spent_s = time.monotonic() - begun_s
         if done >= settings.fewest_rounds and _is_enough(parts, settings, spent_s + longest_s):
@@ -38,17 +42,27 @@ def run_fresh(
             if parts:
                 boot()
             with open_levels() as levels:
+                if not parts:
+                    settings, notes = fit_to_budget(levels, settings, spent_s=time.monotonic() - begun_s)
                 part = _part(settings, number=len(parts), rounds=min(fresh, settings.rounds - done))
                 deadline = Deadline.after(longest_run_s(levels, part), f"Measuring '{title}'")
+                booting_s = sum(level.boot_s[-1] for level in levels if level.boot_s)
                 parts.append(run_bench(levels, settings=part, deadline=deadline, title=title, step=step))
         except (NestctlError, KeyboardInterrupt) as error:
             if not parts:
                 raise
-            return _end(merge_boots(parts, settings), error)
+            return _end(_merge(parts, settings, notes), error)
         if parts[-1].ending is not Ending.COMPLETE:
             break
-        longest_s = max(longest_s, time.monotonic() - begun_s - spent_s)
-    return merge_boots(parts, settings)
+        took_s = time.monotonic() - begun_s - spent_s
+        # The first part had no boot: what 'up' recorded is expected of the next, until one was seen.
+        longest_s = max(took_s, longest_s if len(parts) > 2 else 0.0) if done else took_s + booting_s
+    return _merge(parts, settings, notes)
+
+
+def _merge(parts: Sequence[Results], settings: Settings, notes: tuple[str, ...]) -> Results:
+    merged = merge_boots(parts, settings)
+    return merged.model_copy(update={"left_out": (*merged.left_out, *notes)})
 
 
 def _is_enough(parts: Sequence[Results], settings: Settings, would_be_s: float) -> bool:

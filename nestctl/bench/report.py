@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from nestctl.bench.costs import harness_share, list_parts, measured_share
 from nestctl.bench.published import find_published
 from nestctl.bench.stats import FEWEST_FOR_INTERVAL, Spread
 from nestctl.bench.summary import (
@@ -15,11 +16,9 @@ from nestctl.bench.summary import (
     Ratio,
     Row,
     Summary,
-    harness_share,
-    measured_share,
     widest,
 )
-from nestctl.model.samples import Ending, LevelRecord
+from nestctl.model.samples import Ending, LevelRecord, Results
 
 EMULATED = "EMULATED"
 EMULATED_NOTE = "emulated, not the cost of hardware"
@@ -156,17 +155,32 @@ def _notes(summary: Summary) -> Iterator[str]:
     for level in summary.results.levels:
         if failed := [call for call in summary.failures if call.level == level.name]:
             yield f"{level.name}: {len(failed)} of its visits failed, the first with: {failed[0].failure}"
-    share = measured_share(summary.results)
-    if share is not None:
-        yield f"{share:.0%} of the time of all visits was samples; the rest went into preparing and calibrating."
-    cost = harness_share(summary.results)
-    if cost is not None:
-        setup_s = sum(level.setup_ns or 0 for level in summary.results.levels) / 1e9
-        yield (
-            f"nestctl's own cost: {format_percent(max(cost, 0))} of the time of the workloads, and once, before all "
-            f"visits, {setup_s:.1f} s to start an agent on every level and to ask what it is."
-        )
+    yield from _cost_notes(summary.results)
     yield from summary.results.left_out
+
+
+def _cost_notes(results: Results) -> Iterator[str]:
+    parts = {part.text: part.seconds for part in list_parts(results)}
+    if results.spent is not None and (whole_s := results.spent.whole_ns / 1e9):
+        listed = ", ".join(f"{text} {seconds / whole_s:.0%}" for text, seconds in parts.items() if seconds)
+        yield f"Of the {format_value(whole_s)} s of the whole run: {listed}."
+        budget_s = results.settings.budget_s
+        if budget_s is not None and whole_s > budget_s:
+            fewest = results.settings.fewest_rounds
+            yield (
+                f"The run took longer than its budget of {budget_s:.0f} s: {fewest} "
+                f"{'round is' if fewest == 1 else 'rounds are'} made in any case, and one that was begun is ended."
+            )
+    elif (share := measured_share(results)) is not None:
+        yield f"{share:.0%} of the time of all visits was samples; the rest went into preparing and calibrating."
+    cost = harness_share(results)
+    if cost is not None:
+        setup_s = sum(level.setup_ns or 0 for level in results.levels) / 1e9
+        yield (
+            f"nestctl's own cost within the visits: {format_percent(max(cost, 0))} of the time that the levels "
+            f"measured, calibration included; and once, before them, {setup_s:.1f} s to start an agent on every level "
+            "and to ask what it is."
+        )
 
 
 def _interval_notes(summary: Summary, rounds: int) -> Iterator[str]:

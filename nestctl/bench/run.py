@@ -45,6 +45,7 @@ class _Log:
     settings: Settings
     title: str
     created: str
+    begun_s: float
     calls: list[Call] = field(default_factory=list)
     environments: dict[str, dict[str, str]] = field(default_factory=dict)
     setups_ns: dict[str, int] = field(default_factory=dict)
@@ -87,9 +88,11 @@ def run_bench(
     title: str = "",
     step: Step = _silently,
     only: str = "",
+    begun_s: float | None = None,
 ) -> Results:
     """Measure all levels, or `only` the one of that name; `step` shows each round to the user.
 
+    The budget counts from `begun_s` on (by the monotonic clock), or from now.
     A level that fails, an interruption and the deadline do not raise: they are in the results, with all that was
     measured before. Raises `UsageError` for settings or levels that make no sense.
     """
@@ -102,6 +105,7 @@ def run_bench(
         settings=settings,
         title=title,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        begun_s=time.monotonic() if begun_s is None else begun_s,
     )
     ending = Ending.COMPLETE
     try:
@@ -143,9 +147,9 @@ def _run_rounds(log: _Log, deadline: Deadline, step: Step) -> None:
     programs = [program for program in read_programs() if program.name in wanted]
     if not names and not programs:
         return
-    begun_s, longest_s = time.monotonic(), 0.0
+    longest_s = 0.0
     for number, visits in enumerate(_plan_rounds(log.measured, settings), start=1):
-        spent_s = time.monotonic() - begun_s
+        spent_s = time.monotonic() - log.begun_s
         is_late = settings.budget_s is not None and spent_s + longest_s > settings.budget_s
         if number > settings.fewest_rounds and (is_late or is_precise(log.results(Ending.COMPLETE))):
             return
@@ -155,7 +159,7 @@ def _run_rounds(log: _Log, deadline: Deadline, step: Step) -> None:
                     log.calls.append(_measure(visit, number, names, deadline, log))
                 for program in programs:
                     log.calls.append(_run_program(program, visit, number, deadline, log))
-        longest_s = max(longest_s, time.monotonic() - begun_s - spent_s)
+        longest_s = max(longest_s, time.monotonic() - log.begun_s - spent_s)
 
 
 def _plan_rounds(levels: Sequence[Level], settings: Settings) -> Iterator[list[_Visit]]:

@@ -125,6 +125,7 @@ class Summary:
 
 
 def summarize(results: Results) -> Summary:
+    """Compute every figure of a run: nothing in it is kept in the file of a run."""
     return Summary(
         results=results,
         rows=tuple(_summarize_row(results, workload) for workload in results.workloads),
@@ -189,24 +190,6 @@ def is_precise(results: Results) -> bool:
         return False
     interval = widest(summarize(results))
     return interval is not None and interval.half_width <= results.settings.until
-
-
-def measured_share(results: Results) -> float | None:
-    """Say which part of the time of all visits was samples; the rest is what measuring costs besides."""
-    visits_ns = sum(call.host_end_ns - call.host_begin_ns for call in results.calls if not call.failure)
-    samples = (sample for call in results.calls for outcome in call.outcomes for sample in outcome.samples)
-    return sum(sample.elapsed_ns for sample in samples) / visits_ns if visits_ns > 0 else None
-
-
-def harness_share(results: Results) -> float | None:
-    """Say what measuring itself cost: the time of visits outside their workloads, as a part of that inside."""
-    visits = [
-        (call.host_end_ns - call.host_begin_ns, call.level_end_ns - call.level_begin_ns)
-        for call in results.calls
-        if call.level_begin_ns is not None and call.level_end_ns is not None
-    ]
-    measured_ns = sum(inside for _, inside in visits)
-    return sum(around - inside for around, inside in visits) / measured_ns if measured_ns > 0 else None
 
 
 def _summarize_row(results: Results, workload: Workload) -> Row:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from nestctl.bench.budget import fit_to_budget
 from nestctl.bench.fresh import run_fresh
 from nestctl.bench.html import Written, write_results
 from nestctl.bench.pins import pinned
@@ -22,7 +23,7 @@ from nestctl.lab.level import Step
 from nestctl.lab.part import boot_anew, expect_settled
 from nestctl.lab.session import OpenLevel, open_levels
 from nestctl.model.lab import Lab
-from nestctl.model.samples import Ending, Results, Settings
+from nestctl.model.samples import Ending, Results, Settings, Spent
 
 MOST_ROUNDS = 1000
 PRECISION_BUDGET_S = 600.0
@@ -30,12 +31,41 @@ PRECISION_BUDGET_S = 600.0
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
+    """What a run came to, and its files."""
+
     summary: Summary
     written: Written
 
     @property
     def exit_code(self) -> ExitCode:
         return choose_exit_code(self.summary.results)
+
+
+@dataclass(kw_only=True)
+class _Watch:
+    """How long a run has taken, and what of that was opening and booting. CLOCK_MONOTONIC, as that of deadlines."""
+
+    begun_ns: int = field(default_factory=time.monotonic_ns)
+    taken_ns: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def spent_s(self) -> float:
+        return (time.monotonic_ns() - self.begun_ns) / 1e9
+
+    @contextmanager
+    def counting(self, what: str) -> Iterator[None]:
+        begun_ns = time.monotonic_ns()
+        try:
+            yield
+        finally:
+            self.taken_ns[what] = self.taken_ns.get(what, 0) + time.monotonic_ns() - begun_ns
+
+    def read(self) -> Spent:
+        return Spent(
+            whole_ns=time.monotonic_ns() - self.begun_ns,
+            opening_ns=self.taken_ns.get("opening", 0),
+            boots_ns=self.taken_ns.get("boots", 0),
+        )
 
 
 def choose_settings(
@@ -79,31 +109,47 @@ def measure_lab(lab: Lab, *, connect: str | None, settings: Settings, directory:
 
     Raises `UsageError` when the lab is not up.
     """
+    watch = _Watch()
     if settings.fresh:
         expect_settled(lab, connect)
     about: dict[str, dict[str, str]] = {}
 
     @contextmanager
     def open_pinned() -> Iterator[Sequence[OpenLevel]]:
-        with open_levels(lab, connect=connect) as levels:
-            if not about:  # guests that are booted anew are checked once
-                with step("Checking every level"):
-                    about.update(read_verdicts(levels))
-            with pinned(levels, lab.name) as pins:
-                for name, text in pins.items():
+        with ExitStack() as opened:
+            with watch.counting("opening"):
+                levels = opened.enter_context(open_levels(lab, connect=connect))
+                if not about:  # guests that are booted anew are checked once
+                    with step("Checking every level"):
+                        about.update(read_verdicts(levels))
+                for name, text in opened.enter_context(pinned(levels, lab.name)).items():
                     about[name]["pinned"] = text
-                yield levels
+            yield levels
+
+    def boot() -> None:
+        with watch.counting("boots"):
+            boot_anew(lab, connect=connect, step=step)
 
     if settings.fresh:
-        boot = partial(boot_anew, lab, connect=connect, step=step)
-        results = run_fresh(open_pinned, boot, settings=settings, title=lab.name, step=step)
+        results = run_fresh(
+            open_pinned, boot, settings=settings, title=lab.name, step=step, begun_s=watch.begun_ns / 1e9
+        )
     else:
         with open_pinned() as there:
-            deadline = Deadline.after(longest_run_s(there, settings), f"Measuring '{lab.name}'")
-            results = run_bench(there, settings=settings, deadline=deadline, title=lab.name, step=step)
+            results = _run_once(there, settings, lab.name, step, watch)
     results = _add_environment(results, about)
-    results = results.model_copy(update={"left_out": (*results.left_out, *list_left_out(settings))})
+    left_out = (*results.left_out, *list_left_out(results.settings))
+    results = results.model_copy(update={"left_out": left_out, "spent": watch.read()})
     return Measured(summary=summarize(results), written=write_results(results, directory))
+
+
+def _run_once(levels: Sequence[OpenLevel], settings: Settings, title: str, step: Step, watch: _Watch) -> Results:
+    settings, notes = fit_to_budget(levels, settings, spent_s=watch.spent_s)
+    deadline = Deadline.after(longest_run_s(levels, settings), f"Measuring '{title}'")
+    results = run_bench(
+        levels, settings=settings, deadline=deadline, title=title, step=step, begun_s=watch.begun_ns / 1e9
+    )
+    return results.model_copy(update={"left_out": (*results.left_out, *notes)})
 
 
 def _add_environment(results: Results, about: Mapping[str, Mapping[str, str]]) -> Results:

@@ -178,8 +178,22 @@ class Settings(Frozen):
     workloads: tuple[str, ...] = ()
 
 
+class Spent(Frozen):
+    """How long a run took by L0's monotonic clock, from the command to the last sample, and what of that was no visit.
+
+    `opening_ns` is reaching, checking and pinning the levels, `boots_ns` booting the guests anew.
+    """
+
+    whole_ns: Count
+    opening_ns: Count
+    boots_ns: Count = 0
+
+
 class Results(Frozen):
-    """A whole run. `created` is UTC in ISO 8601; `left_out` has sentences about what could have been measured."""
+    """A whole run. `created` is UTC in ISO 8601; `left_out` has sentences about what could have been measured.
+
+    `spent` is None in files of an older nestctl.
+    """
 
     schema_: Literal["nestctl.bench/2"] = Field(default=SCHEMA, alias="schema")
     nestctl_version: str
@@ -191,6 +205,7 @@ class Results(Frozen):
     levels: tuple[LevelRecord, ...]
     calls: tuple[Call, ...]
     left_out: tuple[str, ...] = ()
+    spent: Spent | None = None
 
     @model_validator(mode="after")
     def _names_are_known(self) -> Self:
@@ -228,6 +243,7 @@ def _parse_answer(kind: type[_Answer], document: object, where: str) -> _Answer:
 
 
 def render_results(results: Results) -> str:
+    """Write what `parse_results` reads."""
     return results.model_dump_json(indent=1, by_alias=True) + "\n"
 
 

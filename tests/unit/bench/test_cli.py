@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from nestctl.bench import use_case
+from nestctl.bench.workloads import QUICK_WORKLOADS
 from nestctl.cli import app
 from nestctl.model.lab import Lab
 from nestctl.model.samples import parse_results
@@ -54,6 +55,17 @@ def test_json_is_what_was_written(lab: Path) -> None:
     assert [workload.name for workload in results.workloads] == ["cpu"]
     assert [call.is_control for call in results.calls].count(True) == 5
     assert len(results.calls) == 15
+
+
+def test_a_budget_that_no_round_fits_into_measures_the_quick_workloads_and_accounts_for_its_time(lab: Path) -> None:
+    arguments = ["bench", str(lab), "--budget", "1s", "--json", "--output", str(lab.parent / "out")]
+    results = parse_results(CliRunner().invoke(app, arguments).stdout, source="standard output")
+    assert [workload.name for workload in results.workloads] == list(results.settings.workloads) == [*QUICK_WORKLOADS]
+    assert any("only those of --quick were measured" in note for note in results.left_out)
+    assert any("iperf3_up" in note for note in results.left_out)
+    assert results.spent is not None
+    assert 0 < results.spent.opening_ns < results.spent.whole_ns
+    assert results.spent.boots_ns == 0
 
 
 def test_a_run_is_the_default_and_can_be_named(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 from nestctl.bench.export import Format, escape_markdown, export_results, parse_format
 from nestctl.bench.workloads import choose_workloads
 from nestctl.errors import UsageError
-from nestctl.model.samples import Call, Results
+from nestctl.model.samples import Call, Results, Spent
 from tests.unit.bench.builders import record, results
 from tests.unit.bench.test_report import LEVELS, two_levels_deep, with_control
 
@@ -68,6 +68,13 @@ def test_markdown_has_the_control_the_exits_and_what_others_published() -> None:
     assert row.count("1.50 exits each") == 3
     assert re.search(r"\| [\d.]+× \\\[[\d.]+–[\d.]+\] ≈; finds [\d.]+ % \|$", row)
     assert "A/A" not in export_results(two_levels_deep().results, Format.MD).splitlines()[4]
+
+
+def test_json_has_where_the_time_went_where_the_run_recorded_it() -> None:
+    found = two_levels_deep().results
+    assert json.loads(export_results(found, Format.JSON))["spent"] == {}
+    known = found.model_copy(update={"spent": Spent(whole_ns=10**12, opening_ns=10**9)})
+    assert json.loads(export_results(known, Format.JSON))["spent"]["opening_s"] == 1
 
 
 def test_markdown_labels_emulated_levels_and_a_guest_cannot_write_markup() -> None:

@@ -22,16 +22,20 @@ from tests.unit.bench.builders import FakeShell, Machine
 class Lab:
     """A guest whose clock begins anew with each boot; `fails_at` is the boot that does not succeed."""
 
-    def __init__(self, *, fails_at: int = 0, error: type[BaseException] = GuestError) -> None:
+    def __init__(self, *, fails_at: int = 0, error: type[BaseException] = GuestError, boot_s: float = 0) -> None:
         self.boots = 1
+        self.boot_s = boot_s
         self.fails_at, self.error = fails_at, error
         self.host = FakeShell("L0", itertools.repeat(5))
         self.guest = FakeShell("l1", itertools.repeat(9))
 
     def open(self) -> nullcontext[list[Machine]]:
-        boot_s = tuple(float(number) for number in range(1, self.boots + 1))
+        boot_s = tuple(self.boot_s or float(number) for number in range(1, self.boots + 1))
         guest = Machine(name="l1", shell=self.guest, depth=1, above="L0", boot_s=boot_s)
         return nullcontext([Machine(name="L0", shell=self.host), guest])
+
+    def step(self, *_text: object, **_about: object) -> nullcontext[None]:
+        return nullcontext()
 
     def boot(self) -> None:
         if self.boots == self.fails_at:
@@ -47,7 +51,7 @@ def run(lab: Lab, **settings: object) -> Results:
         lab.boot,
         settings=Settings.model_validate(values),
         title="demo",
-        step=lambda *_text, **_about: nullcontext(),
+        step=lab.step,
     )
 
 

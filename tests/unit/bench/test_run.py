@@ -7,9 +7,10 @@ import pytest
 from nestctl.adapters.process import LocalShell
 from nestctl.agent import measure
 from nestctl.bench.boot import parse_boot
+from nestctl.bench.costs import harness_share
 from nestctl.bench.report import describe_notes
 from nestctl.bench.run import run_bench
-from nestctl.bench.summary import harness_share, summarize, widest
+from nestctl.bench.summary import summarize, widest
 from nestctl.bench.use_case import choose_settings, list_left_out
 from nestctl.bench.workloads import AGENT_WORKLOADS, WORKLOADS, choose_workloads
 from nestctl.deadline import Deadline

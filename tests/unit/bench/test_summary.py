@@ -1,6 +1,6 @@
 import pytest
 
-from nestctl.bench.summary import check_clock, harness_share, summarize
+from nestctl.bench.summary import check_clock, summarize
 from nestctl.bench.workloads import choose_workloads
 from nestctl.model.samples import Call, Sample
 from tests.unit.bench.builders import SECOND_NS, call, record, results
@@ -81,12 +81,3 @@ def test_calls_that_took_longer_than_what_lies_between_them_say_nothing_of_a_clo
     assert check.drift is None
     assert not check.is_wrong
     assert not check_clock("l1", []).is_wrong
-
-
-def test_what_measuring_costs_is_the_time_of_visits_outside_their_workloads() -> None:
-    """A second inside, and 20 ms more around it; a visit that failed, and one of a program, say nothing of it."""
-    visit = call("L0", 1, "cpu", 1000)
-    visit = visit.model_copy(update={"host_end_ns": visit.host_end_ns + SECOND_NS // 50})
-    program = visit.model_copy(update={"level_begin_ns": None, "level_end_ns": None})
-    assert harness_share(results([record("L0")], [visit, visit, program])) == pytest.approx(0.02)
-    assert harness_share(results([record("L0")], [program])) is None

@@ -1,0 +1,49 @@
+"""Whether what is to be measured fits into the time that was given for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nestctl.bench.level import Level
+from nestctl.bench.programs import read_programs
+from nestctl.bench.workloads import AGENT_WORKLOADS, DEFAULT_WORKLOADS, QUICK_WORKLOADS, choose_workloads
+from nestctl.model.samples import Settings
+
+# What a visit takes besides, by results of this project: a workload prepares its memory and files and finds its count
+# in 0.005 to 0.1 s on a machine and in 0.15 to 0.25 s on an emulated one, beside a sample that is discarded; a program
+# runs for a second, and starts and ends in 0.1 to 1.5 s.
+_PREPARING_S = 0.1
+_PREPARING_EMULATED_S = 0.2
+_PROGRAM_S = 2.0
+
+
+def estimate_round_s(levels: Sequence[Level], settings: Settings) -> float:
+    """Estimate the time of a round before there was one: every level once, and the deepest again as the control."""
+    workloads = {workload.name for workload in choose_workloads(settings.workloads)}
+    asked = sum(workload.name in workloads for workload in AGENT_WORKLOADS)
+    programs = sum(program.name in workloads for program in read_programs())
+    sampling_s = (settings.samples + 1) * settings.target_ms / 1000
+    visited = [*levels]
+    if settings.has_control and levels:
+        visited.append(max(levels, key=lambda level: level.depth))
+    return sum(
+        asked * (sampling_s + (_PREPARING_EMULATED_S if level.is_emulated else _PREPARING_S)) + programs * _PROGRAM_S
+        for level in visited
+    )
+
+
+def fit_to_budget(levels: Sequence[Level], settings: Settings, *, spent_s: float) -> tuple[Settings, tuple[str, ...]]:
+    """Choose the quick workloads where not one round of all would end within the budget, and say so.
+
+    `spent_s` is how much of the budget is gone. Workloads that somebody named are measured all the same.
+    """
+    if settings.budget_s is None or settings.workloads not in ((), DEFAULT_WORKLOADS):
+        return settings, ()
+    round_s, left_s = estimate_round_s(levels, settings), max(settings.budget_s - spent_s, 0.0)
+    if round_s <= left_s:
+        return settings, ()
+    note = (
+        f"Of the budget of {settings.budget_s:.0f} s there were {left_s:.0f} s left when the levels had been reached, "
+        f"and a round of all workloads takes about {round_s:.0f} s: only those of --quick were measured."
+    )
+    return settings.model_copy(update={"workloads": QUICK_WORKLOADS}), (note,)
