@@ -1,7 +1,8 @@
 """What an exit costs, by nestctl's agent and by a C program of its own that asks the same of /dev/kvm, in turn.
 
-What else a machine does can only make a run slower, so the fastest of many short runs is compared. The medians are
-printed too: on a machine that does nothing else they agree as well.
+What else a machine does can only make a run slower, so the fastest of many short runs are compared: they agree on a
+busy machine too. What nestctl reports is the median, so the medians are compared as well, and those want a machine that
+does nothing else.
 """
 
 from __future__ import annotations
@@ -110,10 +111,11 @@ def test_the_agent_agrees_with_a_program_in_c(
         for name in WORKLOADS:
             theirs[name] += by_c[name]
             ours[name] += by_agent[name]
-    ratios = {name: min(ours[name]) / min(theirs[name]) for name in WORKLOADS}
+    fastest = {name: min(ours[name]) / min(theirs[name]) for name in WORKLOADS}
+    medians = {name: statistics.median(ours[name]) / statistics.median(theirs[name]) for name in WORKLOADS}
     with capsys.disabled():
-        for name, ratio in ratios.items():
-            medians = statistics.median(ours[name]) / statistics.median(theirs[name])
+        for name, ratio in fastest.items():
             cost_us = min(theirs[name]) / 1000
-            print(f"\n{level} {name}: C {cost_us:.1f} µs, agent / C {ratio:.3f} (medians {medians:.3f})")  # noqa: T201
-    assert all(abs(ratio - 1) <= TOLERANCE for ratio in ratios.values()), ratios
+            print(f"\n{level} {name}: C {cost_us:.1f} µs, agent / C {ratio:.3f} (medians {medians[name]:.3f})")  # noqa: T201
+    assert all(abs(ratio - 1) <= TOLERANCE for ratio in fastest.values()), fastest
+    assert all(abs(ratio - 1) <= TOLERANCE for ratio in medians.values()), medians
