@@ -14,6 +14,7 @@ NOT_STARTED_HERE = "nestctl did not start this machine"
 
 
 def wants_boots(workloads: Sequence[Workload]) -> bool:
+    """Tell whether a boot time is among the workloads: then `read_boots` has to be asked."""
     return any(workload.name in (BOOT_TO_SSH, BOOT_IN_GUEST) for workload in workloads)
 
 

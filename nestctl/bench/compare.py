@@ -16,6 +16,8 @@ BOOT_ID = "boot_id"  # of a level's environment: it says which boot was measured
 
 
 class Verdict(StrEnum):
+    """What became of a figure. The values are part of `nestctl.bench-compare/1` and stand in tables as they are."""
+
     DEARER = "dearer"
     CHEAPER = "cheaper"
     SAME = "no detectable difference"
@@ -66,6 +68,7 @@ class Comparison:
 
     @property
     def regressions(self) -> tuple[Change, ...]:
+        """The changes for which the exit code is 1."""
         return tuple(change for change in self.changes if change.is_regression)
 
 

@@ -126,6 +126,7 @@ def _render_found(found: Found) -> dict[str, Any]:
 
 
 def render_list_table(found: Sequence[Found]) -> Table:
+    """Make a table of the results in a directory, with what is wrong with those that cannot be read."""
     from rich import box
     from rich.table import Table
     from rich.text import Text

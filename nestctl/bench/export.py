@@ -48,6 +48,8 @@ COLUMNS = (
 
 
 class Format(StrEnum):
+    """What `bench export` writes, by the name that its option takes."""
+
     CSV = "csv"
     MD = "md"
     HTML = "html"

@@ -22,6 +22,7 @@ class Written:
 
 
 def can_render_report() -> bool:
+    """Tell whether matplotlib, which draws the plots, is installed."""
     return importlib.util.find_spec("matplotlib") is not None
 
 

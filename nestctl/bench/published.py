@@ -77,4 +77,5 @@ PUBLISHED = (
 
 
 def find_published(workload: str) -> Published | None:
+    """Find what others measured of a workload, by its name; None where nobody published a figure that was read."""
     return next((it for it in PUBLISHED if it.workload == workload), None)

@@ -79,10 +79,12 @@ class Head:
 
 
 def describe_lines(summary: Summary) -> tuple[Line, ...]:
+    """Put every workload into words, in the order they were asked for."""
     return tuple(_describe_line(row) for row in summary.rows)
 
 
 def describe_levels(summary: Summary) -> tuple[Head, ...]:
+    """Put every level into words, with the part of its fingerprint that explains figures most often."""
     drifts = {clock.level: clock.drift for clock in summary.clocks}
     return tuple(_describe_level(level, drifts[level.name]) for level in summary.results.levels)
 

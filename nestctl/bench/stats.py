@@ -41,10 +41,13 @@ class Spread:
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
+    """Where a ratio lies with 95 % confidence, both ends included."""
+
     low: float
     high: float
 
     def contains(self, value: float) -> bool:
+        """Tell whether a value cannot be told from the ratio; the ends count as inside."""
         return self.low <= value <= self.high
 
     @property

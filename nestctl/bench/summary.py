@@ -87,6 +87,7 @@ class ClockCheck:
 
     @property
     def is_wrong(self) -> bool:
+        """Whether the clock is off by more than 5 % even if calls took as long as they may have."""
         return self.drift is not None and abs(self.drift) - self.uncertainty > CLOCK_TOLERANCE
 
 
@@ -118,6 +119,8 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
+    """What a run says: its raw results, a row for each workload, a check of each level's clock, visits that failed."""
+
     results: Results
     rows: tuple[Row, ...]
     clocks: tuple[ClockCheck, ...]

@@ -38,6 +38,7 @@ class Measured:
 
     @property
     def exit_code(self) -> ExitCode:
+        """How the command ends: 0, or what kept it from that."""
         return choose_exit_code(self.summary.results)
 
 

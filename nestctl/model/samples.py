@@ -25,10 +25,14 @@ Count = Annotated[int, Field(ge=0, le=MOST)]
 
 
 class Frozen(BaseModel):
+    """Strict: an unknown key is an error, and so is a number given as text, infinity or NaN."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Better(StrEnum):
+    """Which direction of a workload's unit is cheaper."""
+
     LOWER = "lower"
     HIGHER = "higher"
 
@@ -84,6 +88,7 @@ class Workload(Frozen):
     family: Family = Family.SYSTEM
 
     def value(self, sample: Sample) -> float:
+        """Convert a sample to the workload's unit."""
         if self.better is Better.LOWER:
             return sample.elapsed_ns / sample.operations * self.scale
         return sample.operations / sample.elapsed_ns * self.scale

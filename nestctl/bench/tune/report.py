@@ -75,6 +75,7 @@ def _figure(change: Change) -> tuple[str, ...]:
 
 
 def describe_tune_notes(summary: TuneSummary) -> tuple[str, ...]:
+    """Say what has to be known to read the trials; first, if it is so, that the lab was not put back."""
     return tuple(_notes(summary))
 
 

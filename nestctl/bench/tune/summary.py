@@ -11,6 +11,8 @@ from nestctl.model.tune import Tried, TuneResults
 
 
 class Effect(StrEnum):
+    """What a setting did. The values are part of `nestctl.bench-tune-summary/1`, in the order of a report."""
+
     HELPED = "helped"
     HURT = "hurt"
     MIXED = "helped and hurt"
@@ -48,6 +50,7 @@ class TuneSummary:
 
 
 def summarize_tune(results: TuneResults) -> TuneSummary:
+    """Compare every trial with the lab as it is, whatever differs between them: that is what was tried."""
     baseline = summarize(results.baseline) if results.baseline else None
     assessed = tuple(_assess(tried, baseline) for tried in results.tried)
     rows = baseline.rows if baseline else ()

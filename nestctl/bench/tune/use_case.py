@@ -48,6 +48,7 @@ class Tuned:
 
     @property
     def exit_code(self) -> ExitCode:
+        """How the command ends: 0, or what kept it from that."""
         results = self.summary.results
         if results.ending is Ending.INTERRUPTED:
             return ExitCode.INTERRUPTED
