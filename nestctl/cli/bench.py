@@ -58,17 +58,18 @@ def parse_precision(text: str, option: str) -> float:
     return precision
 
 
-def parse_duration(text: str, option: str) -> float:
-    """Read '90s', '5m', '1h' or '90' as seconds. Raises `typer.BadParameter` that names the option."""
-    units = {"s": 1, "m": 60, "h": 3600}
-    number, unit = (text[:-1], text[-1:]) if text[-1:] in units else (text, "s")
+def parse_budget(text: str, option: str) -> float:
+    """Read a time of one second to a week as seconds. Raises `typer.BadParameter` that names the option."""
+    from nestctl.errors import UsageError
+    from nestctl.model.duration import parse_duration
+
     try:
-        seconds = float(number) * units[unit]
-    except ValueError:
+        seconds = parse_duration(text).total_seconds()
+    except UsageError:
         seconds = 0.0
     if not 1 <= seconds <= 7 * 24 * 3600:
         raise typer.BadParameter(
-            f"'{text}' is not a time from 1s to 168h, such as 90s or 5m.", param_hint=f"'{option}'"
+            f"'{text}' is not a time from 1s to 7d, such as 90s, 5m or 1.5h.", param_hint=f"'{option}'"
         )
     return seconds
 
@@ -119,7 +120,7 @@ def run(
         is_quick=quick,
         is_full=full,
         rounds=rounds,
-        budget_s=parse_duration(budget, "--budget") if budget is not None else None,
+        budget_s=parse_budget(budget, "--budget") if budget is not None else None,
         until=parse_precision(until, "--until") if until is not None else None,
         workloads=workload or (),
         fresh=fresh,

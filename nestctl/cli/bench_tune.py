@@ -66,9 +66,9 @@ def tune(
         else:
             print_rich(render_trials_table(trials))
         return
-    from nestctl.cli.bench import parse_duration
+    from nestctl.cli.bench import parse_budget
 
-    budget_s = parse_duration(budget, "--budget") if budget is not None else None
+    budget_s = parse_budget(budget, "--budget") if budget is not None else None
     _tune(found, connect, guest, setting or [], workload or [], rounds, budget_s, host, output, as_json=json)
 
 

@@ -30,8 +30,8 @@ def expire(
     from nestctl import console
     from nestctl.errors import ExitCode, UsageError
     from nestctl.lab.expire import expire_labs
-    from nestctl.lab.expiry import parse_duration
     from nestctl.lab.lifetime import now_utc
+    from nestctl.model.duration import parse_duration
 
     if install and uninstall:
         raise UsageError("'--install' and '--uninstall' are opposites: give one of them.")
@@ -59,11 +59,11 @@ def extend(
 ) -> None:
     """Put the end of a lab off: from when it is, or from now on where it is over or the lab had none."""
     from nestctl.console import print_json, print_result
-    from nestctl.lab.expiry import parse_duration
     from nestctl.lab.lifetime import extend_lab, now_utc
     from nestctl.lab.outcomes import render_extended
     from nestctl.lab.report import format_time
     from nestctl.lab.store import find_lab_name
+    from nestctl.model.duration import parse_duration
 
     name = find_lab_name(lab)
     later = extend_lab(name, parse_duration(time), connect=connect, now=now_utc())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -10,15 +9,11 @@ from enum import Enum
 from xml.etree import ElementTree
 
 from nestctl.adapters.libvirt import Domain
-from nestctl.errors import UsageError
 from nestctl.lab.render import parse_mark
-from nestctl.model.lab import TTL_PATTERN
 
 # A namespace of its own: it is written without the domain being defined anew.
 NAMESPACE = "urn:nestctl:expiry:1"
 PREFIX = "nestctl-expiry"
-
-_UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +40,6 @@ class LabExpiry:
     lab: str
     expiry: Expiry | None
     is_running: bool
-
-
-def parse_duration(text: str) -> timedelta:
-    """Parse '90m', '3h' or '14d'. Raises `UsageError`."""
-    if not text or not re.fullmatch(TTL_PATTERN, text):
-        raise UsageError(f"'{text}' is no time: write a number and m, h or d, such as 90m or 3h.")
-    return int(text[:-1]) * _UNITS[text[-1]]
 
 
 def render_expiry(expiry: Expiry) -> str:

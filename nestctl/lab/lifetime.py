@@ -12,12 +12,12 @@ from nestctl.lab.expiry import (
     Expiry,
     extend,
     list_expiries,
-    parse_duration,
     parse_expiry,
     render_expiry,
 )
 from nestctl.lab.host import open_connection
 from nestctl.lab.level import list_own_domains
+from nestctl.model.duration import parse_duration
 from nestctl.model.lab import Lab
 
 

@@ -31,7 +31,7 @@ _MEANINGS = {
     "image": "is no image: write a name, or a name and a digest, such as debian-12@sha256:HEX",
     "cdrom": "is no path from '/'",
     "profile": "is no profile's name",
-    "ttl": "is no time: write a number and m, h or d, such as 90m or 3h",
+    "ttl": "is no time: write a number and s, m, h or d, such as 90m, 1.5h or 14d",
     "kernel_args": "is no word of a kernel's command line: use printable characters without spaces",
     "cpu_model": "is no CPU model's name: 'virsh cpu-models x86_64' lists them",
     "cpu_features_off": "is no CPU feature's name: write it as libvirt does, in lower case",

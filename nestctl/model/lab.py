@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from nestctl.model.adopt import Adopt
+from nestctl.model.duration import DURATION
 from nestctl.model.network import Forward, Network
 from nestctl.model.profile import DEFAULT_PROFILE
 from nestctl.model.quota import QEMU_RESERVE_MIB, Quota
@@ -229,12 +230,11 @@ class Guest(Settings):
         return self
 
 
-TTL_PATTERN = r"^([1-9][0-9]{0,4}[mhd])?$"
 Ttl = Annotated[
     str,
     Field(
-        pattern=TTL_PATTERN,
-        description="How long the lab is to be there, from its first 'up' on, in minutes, hours or days: 90m, 3h, 14d. "
+        pattern=rf"^({DURATION})?$",
+        description="How long the lab is to be there, from its first 'up' on, in seconds to days: 90m, 1.5h, 14d. "
         "'nestctl expire' sees to it. When empty, for as long as nobody removes it.",
     ),
 ]

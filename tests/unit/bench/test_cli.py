@@ -106,6 +106,7 @@ def test_runs_are_listed_shown_and_exported_by_name(lab: Path, monkeypatch: pyte
         (["export", "--format", "xls"], "There is no format 'xls'."),
         (["--budget", "5x"], "Invalid value for '--budget': '5x' is not a time"),
         (["--budget", "0"], "Invalid value for '--budget': '0' is not a time"),
+        (["--budget", "8d"], "Invalid value for '--budget': '8d' is not a time from 1s to 7d"),
         (["--budget", ""], "Invalid value for '--budget': '' is not a time"),
         (["--until", "0%"], "Invalid value for '--until': '0%' is never reached"),
         (["--until", "-1"], "Invalid value for '--until': '-1' is not a percentage"),

@@ -19,13 +19,13 @@ from nestctl.lab.expiry import (
     assess,
     extend,
     list_expiries,
-    parse_duration,
     parse_expiry,
     render_expiry,
 )
 from nestctl.lab.parse import parse_lab
 from nestctl.lab.render import render_domain
 from nestctl.lab.timer import UNITS, install_units, render_unit, uninstall_units
+from nestctl.model.duration import parse_duration
 from tests.builders import lab_of_depth, plans_of
 from tests.unit.cli.run import nestctl
 
@@ -61,21 +61,31 @@ def test_what_somebody_has_damaged_never_ends_a_lab(attributes: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "time"), [("90m", timedelta(minutes=90)), ("3h", timedelta(hours=3)), ("14d", timedelta(days=14))]
+    ("text", "time"),
+    [
+        ("90m", timedelta(minutes=90)),
+        ("3h", timedelta(hours=3)),
+        ("14d", timedelta(days=14)),
+        ("45s", timedelta(seconds=45)),
+        ("1.5h", timedelta(minutes=90)),
+        ("0.05d", timedelta(minutes=72)),
+    ],
 )
 def test_times_are_read(text: str, time: timedelta) -> None:
     assert parse_duration(text) == time
 
 
-@pytest.mark.parametrize("text", ["", "0h", "3", "h", "-1h", "1.5h", "3 h", "3h ", "3s", "999999h"])
+@pytest.mark.parametrize(
+    "text", ["", "0h", "0.0h", "0.00h", "3", "h", "-1h", "1.h", ".5h", "3 h", "3h ", "3h\n", "3w", "nan", "999999h"]
+)
 def test_other_times_are_usage_errors(text: str) -> None:
-    with pytest.raises(UsageError, match="is no time: write a number and m, h or d"):
+    with pytest.raises(UsageError, match="is no time: write a number and s, m, h or d"):
         parse_duration(text)
 
 
 def test_a_lab_file_says_how_long() -> None:
-    lab = parse_lab("name: demo\nttl: 3h\non_expiry: delete\nguests: {l1: {}}\n", "lab.yaml")
-    assert (lab.ttl, lab.on_expiry) == ("3h", "delete")
+    lab = parse_lab("name: demo\nttl: 1.5h\non_expiry: delete\nguests: {l1: {}}\n", "lab.yaml")
+    assert (lab.ttl, lab.on_expiry) == ("1.5h", "delete")
     with pytest.raises(LabFileError, match=r"lab.yaml:2: 'ttl' is no time: write a number"):
         parse_lab("name: demo\nttl: soon\nguests: {l1: {}}\n", "lab.yaml")
     with pytest.raises(LabFileError, match=r"lab.yaml:2: 'on_expiry' is wrong: .*'stop' or 'delete'"):
