@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from nestctl.paths import resource
 
@@ -31,3 +32,27 @@ def test_ansible_accepts_it(playbook: Path, tmp_path: Path) -> None:
         env={"HOME": str(tmp_path), "LC_ALL": "C.UTF-8"},
     )
     assert checked.returncode == 0, checked.stderr
+
+
+@pytest.mark.slow
+def test_switching_says_why_where_not_even_the_kept_file_could_be_read(tmp_path: Path) -> None:
+    """The rescue runs, as it is in the playbook, after a step before anything was written."""
+    (play,) = yaml.safe_load(resource("playbooks", "nested.yml").read_text(encoding="utf-8"))
+    change = next(task for task in play["tasks"] if "rescue" in task)
+    change["block"] = [{"name": "Keep what the file says now", "ansible.builtin.fail": {"msg": "the disk is broken"}}]
+    found = {"state": "loaded", "value": "N", "module": "kvm_intel", "has_drop_in": False, "users": [], "refcnt": 0}
+    play |= {"vars": play["vars"] | {"found": found}, "tasks": [change]}
+    playbook = tmp_path / "play.yml"
+    playbook.write_text(yaml.safe_dump([play]), encoding="utf-8")
+    program = str(Path(sys.executable).with_name("ansible-playbook"))
+    ran = subprocess.run(
+        (program, "-i", "localhost,", "--connection", "local", playbook),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={"HOME": str(tmp_path), "LC_ALL": "C.UTF-8"},
+    )
+    assert ran.returncode == 2
+    assert "Keep what the file says now: the disk is broken." in ran.stdout + ran.stderr
+    assert "Everything is as it was." in ran.stdout + ran.stderr
