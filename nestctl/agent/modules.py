@@ -11,7 +11,7 @@ from .tree import Tree
 MODULES = "sys/module"
 BOOT_LINE = "proc/cmdline"
 
-# Where modprobe looks, in its order: a file hides those of the same name in the directories behind (modprobe.d(5)).
+# Where modprobe looks: a file hides those of the same name in the directories behind (modprobe.d(5)).
 MODPROBE_DIRECTORIES = (
     "etc/modprobe.d",
     "run/modprobe.d",
@@ -123,17 +123,18 @@ def keep_boot_line(text: str) -> str:
 
 
 def read_settings(tree: Tree) -> list[dict[str, str]]:
-    """Return what modprobe.d says of the relevant modules: {file, kind (options, blacklist, install), module, text}."""
-    seen: set[str] = set()
-    settings: list[dict[str, str]] = []
+    """Return what modprobe.d says of the relevant modules: {file, kind (options, blacklist, install), module, text}.
+
+    The order is modprobe's: by the files' names, whatever their directory (kmod, conf_files_insert_sorted).
+    """
+    paths: dict[str, str] = {}
     for directory in MODPROBE_DIRECTORIES:
         for name in find_out(lambda: tree.names(directory, lambda name: name.endswith(".conf"))).get("value", []):  # noqa: B023
-            if name in seen:
-                continue
-            seen.add(name)
-            path = f"{directory}/{name}"
-            text = find_out(lambda: tree.text(path, keep=keep_settings)).get("value", "")  # noqa: B023
-            settings += [{"file": f"/{path}", **setting} for setting in parse_settings(text)]
+            paths.setdefault(name, f"{directory}/{name}")
+    settings: list[dict[str, str]] = []
+    for _, path in sorted(paths.items()):
+        text = find_out(lambda: tree.text(path, keep=keep_settings)).get("value", "")  # noqa: B023
+        settings += [{"file": f"/{path}", **setting} for setting in parse_settings(text)]
     return settings
 
 

@@ -34,16 +34,29 @@ def test_settings_of_all_directories_are_read_and_a_file_hides_those_of_its_name
         }
     )
     assert modules.read_settings(machine) == [
-        {"file": "/etc/modprobe.d/kvm.conf", "kind": "options", "module": "kvm_intel", "text": "nested=0"},
+        {"file": "/lib/modprobe.d/deny.conf", "kind": "blacklist", "module": "kvm_amd", "text": ""},
+        {"file": "/lib/modprobe.d/deny.conf", "kind": "install", "module": "kvm", "text": "/bin/false"},
         {
             "file": "/usr/local/lib/modprobe.d/k.conf",
             "kind": "options",
             "module": "kvm_amd",
             "text": "nested=1 npt=1",
         },
-        {"file": "/lib/modprobe.d/deny.conf", "kind": "blacklist", "module": "kvm_amd", "text": ""},
-        {"file": "/lib/modprobe.d/deny.conf", "kind": "install", "module": "kvm", "text": "/bin/false"},
+        {"file": "/etc/modprobe.d/kvm.conf", "kind": "options", "module": "kvm_intel", "text": "nested=0"},
     ]
+
+
+def test_settings_come_in_the_order_of_the_files_names_whatever_their_directory() -> None:
+    """The last one counts: here /etc has it, though its directory is the first."""
+    machine = recorded(
+        {
+            "etc/modprobe.d/zz.conf": "options kvm_intel nested=0\n",
+            "usr/lib/modprobe.d/aa.conf": "options kvm_intel nested=1\n",
+            "run/modprobe.d/Kvm.conf": "options kvm_intel nested\n",
+        }
+    )
+    files = ["/run/modprobe.d/Kvm.conf", "/usr/lib/modprobe.d/aa.conf", "/etc/modprobe.d/zz.conf"]
+    assert [setting["file"] for setting in modules.read_settings(machine)] == files
 
 
 def test_what_is_kept_of_settings_says_the_same() -> None:
