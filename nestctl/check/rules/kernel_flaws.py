@@ -129,12 +129,11 @@ def _vendor_unknown(facts: Facts, release: Release, judgements: Sequence[Judgeme
     distribution = facts.safety.distribution.value.id if isinstance(facts.safety.distribution, Known) else ""
     tracker = TRACKERS.get(release.vendor) or TRACKERS.get(DISTRIBUTIONS.get(distribution, ""))
     where = f": {tracker.format(worst.id)}" if tracker else f" for {worst.id}"
+    fixes = f"{len(judgements)} {'fix' if len(judgements) == 1 else 'fixes'}"
     return Finding(
         name="safety.kernel",
         status=Status.UNKNOWN,
-        summary=(
-            f"vendor status unknown: {release.vendor} may or may not have put {len(judgements)} fixes into this kernel"
-        ),
+        summary=f"vendor status unknown: {release.vendor} may or may not have put {fixes} into this kernel",
         evidence=f"Linux {release.title}, {_say_changelog(facts)}: {_list(judgements)}{_live_patches(facts)}",
         fix=f"Bring the kernel's package up to date, boot it, and look into the vendor's tracker{where}",
     )

@@ -6,23 +6,12 @@ What is found here matters when guests belong to strangers, and says nothing aga
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
 from nestctl.check.findings import Finding, Status
-from nestctl.check.rules.common import Rule, parse_version, unknown_finding
+from nestctl.check.rules.common import Rule, unknown_finding
+from nestctl.check.rules.cpu_flaws import find_cpu_flaws, say_flaws
 from nestctl.check.rules.kernel_flaws import find_kernel_flaws
 from nestctl.model.facts import Facts, Known, Unknown
-
-# Flaws that no guest can use against its host or another guest, by the kernel's table of attack vectors
-# (Documentation/admin-guide/hw-vuln/attack_vector_controls.rst); 'ghostwrite' is of a RISC-V CPU.
-NOT_ACROSS_GUESTS = frozenset({"meltdown", "spectre_v1", "spec_store_bypass", "ghostwrite"})
-
-# "Vulnerable: Clear CPU buffers attempted, no microcode", "KVM: Vulnerable", "Mitigation: ...; VMX: vulnerable"; and
-# of the parts of spectre_v2 the two that guests use ("BHI: Vulnerable, KVM: SW loop" is closed for guests).
-OPEN = re.compile(
-    r"^(Processor )?vulnerable\b|\b(KVM|VMX|PBRSB-eIBRS): vulnerable\b|\bBHI: vulnerable\b(?!, KVM: SW loop)",
-    re.IGNORECASE,
-)
 
 # "Mitigation: PTE Inversion; VMX: conditional cache flushes, SMT vulnerable"
 OPEN_BY_SMT = re.compile(r"SMT vulnerable")
@@ -35,46 +24,6 @@ NO_MITIGATION = re.compile(
     r"indirect_target_selection|tsa|vmscape|spectre_v2|spectre_v2_user|spec_rstack_overflow|kvm\.nx_huge_pages)=off|"
     r"kvm-intel\.vmentry_l1d_flush=never|kvm_intel\.vmentry_l1d_flush=never|nospectre_v2"
 )
-
-
-def find_cpu_flaws(facts: Facts) -> Finding:
-    """Judge the flaws of the CPU that a guest can use against its host or other guests, all in one."""
-    name = "safety.cpu"
-    if isinstance(facts.safety.cpu_vulnerabilities, Unknown):
-        if facts.safety.cpu_vulnerabilities.error == "ENOENT" and _is_older_than_the_files(facts):
-            return Finding(
-                name=name,
-                status=Status.UNKNOWN,
-                summary="this kernel is too old to know the flaws of CPUs (it would be 4.15 or later)",
-                evidence=facts.safety.cpu_vulnerabilities.reason,
-                fix="Update the kernel.",
-            )
-        return unknown_finding(name, "which flaws the CPU has", facts.safety.cpu_vulnerabilities)
-    across = {
-        flaw: said for flaw, said in facts.safety.cpu_vulnerabilities.value.items() if flaw not in NOT_ACROSS_GUESTS
-    }
-    seen = " (in a guest these files say what this guest sees)" if _is_guest(facts) else ""
-    if flaws := {flaw: said for flaw, said in across.items() if OPEN.search(said)}:
-        return Finding(
-            name=name,
-            status=Status.WARN,
-            summary=f"the CPU has flaws that guests can use, and that are not mitigated: {', '.join(flaws)}",
-            evidence=_list(flaws) + seen,
-            fix="Update the CPU's microcode and the kernel, and take what switches mitigations off from the boot line.",
-        )
-    if unknown := {flaw: said for flaw, said in across.items() if said.startswith("Unknown")}:
-        return Finding(
-            name=name,
-            status=Status.UNKNOWN,
-            summary=f"the kernel cannot say how it stands with {', '.join(unknown)}",
-            evidence=_list(unknown) + seen,
-        )
-    return Finding(
-        name=name,
-        status=Status.PASS,
-        summary="no flaw of the CPU that the kernel knows, and that guests can use, is open",
-        evidence=f"/sys/devices/system/cpu/vulnerabilities, {len(across)} files{seen}",
-    )
 
 
 def find_smt(facts: Facts) -> Finding | None:
@@ -92,7 +41,7 @@ def find_smt(facts: Facts) -> Finding | None:
             summary=f"guests on two threads of a core can read from each other: {', '.join(flaws)}",
             evidence=f"SMT is {_show_smt(facts)}"
             + (f", control '{control.value}'" if isinstance(control, Known) else "")
-            + f"; {_list(flaws)}",
+            + f"; {say_flaws(flaws)}",
             fix="echo off | sudo tee /sys/devices/system/cpu/smt/control, and 'nosmt' on the boot line; "
             "or run guests with core scheduling.",
         )
@@ -101,7 +50,7 @@ def find_smt(facts: Facts) -> Finding | None:
             name="safety.smt",
             status=Status.UNKNOWN,
             summary="whether threads of other guests share this machine's cores, only its host knows",
-            evidence=_list(unknown),
+            evidence=say_flaws(unknown),
         )
     return None
 
@@ -203,23 +152,9 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def _list(flaws: Mapping[str, str]) -> str:
-    return "; ".join(f"{flaw}: {said}" for flaw, said in flaws.items())
-
-
 def _show_smt(facts: Facts) -> str:
     active = facts.safety.smt_active
     return "unknown" if isinstance(active, Unknown) else "on" if active.value else "off"
-
-
-def _is_older_than_the_files(facts: Facts) -> bool:
-    """The directory came with Linux 4.15, and with stable versions of older series (commit 87590ce6e373)."""
-    version = parse_version(facts.kernel.value) if isinstance(facts.kernel, Known) else ()
-    return bool(version) and version < (4, 15)
-
-
-def _is_guest(facts: Facts) -> bool:
-    return isinstance(facts.cpuid, Known) and facts.cpuid.value.is_guest
 
 
 def _has_flaw(facts: Facts, flaw: str) -> bool:

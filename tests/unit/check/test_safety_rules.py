@@ -15,7 +15,7 @@ from nestctl.check.assess import assess
 from nestctl.check.findings import Finding, Question, Status, Verdict
 from nestctl.check.questions import assess_safety
 from nestctl.check.report import Report, count_safety, render_json, render_summary
-from nestctl.check.rules import safety
+from nestctl.check.rules import cpu_flaws, safety
 from nestctl.check.rules.kernel_flaws import Exposure, assess_exposure, find_kernel_flaws, fixing_versions
 from nestctl.cli.check import check
 from nestctl.errors import ExitCode
@@ -35,7 +35,7 @@ def module(**parameters: str) -> dict[str, Any]:
 
 
 INTEL = {"vendor": "GenuineIntel", "vmx": True, "svm": False, "hypervisor": False, "signatures": []}
-SAFE = {"l1tf": "Not affected", "mds": "Not affected", "itlb_multihit": "Not affected"}
+SAFE = dict.fromkeys(cpu_flaws.FLAWS, "Not affected")
 
 
 def changelog(*numbers: str, is_complete: bool = True) -> dict[str, Any]:
@@ -151,9 +151,9 @@ def test_what_reaches_kvm_is_taken_from_the_module_where_kvm_did_not_say() -> No
 
 def test_where_a_file_tells_how_it_stands_the_version_does_not_count() -> None:
     """A vendor's kernel that has the file for VMSCAPE has the fix, whatever its number."""
-    old: dict[str, Any] = {"kernel": "6.12.40"}
+    old: dict[str, Any] = {"kernel": "6.12.40", "cpu_vulnerabilities": {}}
     assert "CVE-2025-40300 (VMSCAPE)" in find_kernel_flaws(facts(**old)).evidence
-    told = find_kernel_flaws(facts(**old, cpu_vulnerabilities={**SAFE, "vmscape": "Not affected"}))
+    told = find_kernel_flaws(facts(**{**old, "cpu_vulnerabilities": SAFE}))
     assert "CVE-2025-40300" not in told.evidence
     assert "with nested=0" in told.fix
 
@@ -214,6 +214,7 @@ def test_a_changelog_that_names_all_that_is_open_makes_it_safe() -> None:
     assert answer(facts(**DEBIAN, fixed_cves=changelog(*left))) is Verdict.YES
     some = find_kernel_flaws(facts(**DEBIAN, fixed_cves=changelog(left[1], UNREAD, is_complete=False)))
     assert some.status is Status.UNKNOWN
+    assert "have put 1 fix into" in some.summary
     assert "/usr/share/doc/x/changelog.gz (of which only a part was read) does not name these" in some.evidence
     assert "CVE-2026-64561" in some.evidence
     assert "CVE-2026-46113" not in some.evidence
@@ -246,14 +247,57 @@ def test_a_vendor_without_a_known_tracker_is_told_the_cve() -> None:
     ],
 )
 def test_flaws_of_the_cpu(flaw: str, said: str, status: Status) -> None:
-    finding = safety.find_cpu_flaws(facts(cpu_vulnerabilities={flaw: said}))
+    finding = cpu_flaws.find_cpu_flaws(facts(cpu_vulnerabilities={**SAFE, flaw: said}))
     assert finding.status is status
     assert (flaw in finding.evidence) == (status is not Status.PASS)
 
 
 def test_all_open_flaws_of_the_cpu_are_one_finding() -> None:
-    finding = safety.find_cpu_flaws(facts(cpu_vulnerabilities={"mds": "Vulnerable", "tsa": "Vulnerable"}))
+    finding = cpu_flaws.find_cpu_flaws(facts(cpu_vulnerabilities={"mds": "Vulnerable", "tsa": "Vulnerable"}))
     assert finding.summary.endswith("mds, tsa")
+
+
+AMD = {**INTEL, "vendor": "AuthenticAMD"}
+
+
+@pytest.mark.parametrize(
+    ("cpuid", "lacking", "unknown"),
+    [
+        (INTEL, ["vmscape", "tsa"], "vmscape"),
+        (AMD, ["vmscape", "tsa"], "tsa, vmscape"),
+        (AMD, ["mds", "l1tf", "gather_data_sampling"], ""),
+        ({**INTEL, "vendor": "Shanghai"}, ["retbleed", "l1tf"], "l1tf"),
+        (None, ["vmscape", "tsa"], "tsa, vmscape"),
+    ],
+    ids=["intel", "amd", "amd has none of Intel's", "zhaoxin", "vendor unknown"],
+)
+def test_a_flaw_that_the_kernel_does_not_know_is_unknown_and_not_safe(
+    cpuid: dict[str, Any] | None, lacking: list[str], unknown: str
+) -> None:
+    said = {flaw: said for flaw, said in SAFE.items() if flaw not in lacking}
+    document = {"architecture": known("x86_64"), "cpu_vulnerabilities": known(said)}
+    machine = parse_facts({"schema": SCHEMA, "host": document, "cpuid": known(cpuid) if cpuid else {}, "kvm": {}})
+    finding = cpu_flaws.find_cpu_flaws(machine)
+    assert finding.status is (Status.UNKNOWN if unknown else Status.PASS)
+    assert (f"no file for {unknown}" in finding.evidence) == bool(unknown)
+    assert unknown in finding.summary
+
+
+def test_one_that_is_open_counts_more_than_those_that_are_unknown() -> None:
+    finding = cpu_flaws.find_cpu_flaws(facts(cpu_vulnerabilities={"mds": "Vulnerable", "l1tf": "Unknown: no word"}))
+    assert (finding.status, finding.summary.endswith(": mds")) == (Status.WARN, True)
+    assert "no file for spectre_v2" in finding.evidence
+
+
+def test_one_that_the_kernel_cannot_tell_is_named_beside_those_that_it_does_not_know() -> None:
+    said = {flaw: "Not affected" for flaw in SAFE if flaw != "vmscape"} | {"srbds": "Unknown: no word"}
+    assert cpu_flaws.find_cpu_flaws(facts(cpu_vulnerabilities=said)).summary.endswith("srbds, vmscape")
+
+
+def test_files_are_counted_in_words_that_fit() -> None:
+    arm = {"architecture": "aarch64", "cpu_vulnerabilities": {"spectre_v2": "Not affected"}}
+    assert cpu_flaws.find_cpu_flaws(facts(**arm)).evidence.endswith(", 1 file")
+    assert cpu_flaws.find_cpu_flaws(facts()).evidence.endswith(f", {len(SAFE)} files")
 
 
 @pytest.mark.parametrize(
@@ -263,7 +307,7 @@ def test_a_kernel_without_the_directory_is_unknown_and_not_safe(kernel: str, is_
     document = {"unknown": "/sys/...: No such file or directory", "error": "ENOENT"}
     host = {"cpu_vulnerabilities": document, "kernel": known(kernel)}
     machine = parse_facts({"schema": SCHEMA, "host": host, "cpuid": {}, "kvm": {}})
-    finding = safety.find_cpu_flaws(machine)
+    finding = cpu_flaws.find_cpu_flaws(machine)
     assert finding.status is Status.UNKNOWN
     assert ("too old" in finding.summary) == is_old
     assert safety.find_smt(machine) is None
@@ -419,6 +463,7 @@ def test_safety_counts_only_for_strangers(host: dict[str, Any], exit_code: ExitC
         ("safety-l1tf-unmitigated", 0, 1),
         ("safety-old-kernel", 0, 1),
         ("safety-vendor-unknown", 0, 3),
+        ("safety-flaws-not-known", 1, 1),
         ("safety-shadow-paging", 1, 1),
     ],
 )
