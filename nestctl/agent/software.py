@@ -112,20 +112,21 @@ def _read_pacman(tree: Tree) -> dict[str, str]:
 
 
 def read_capabilities(tree: Tree) -> list[dict[str, Any]]:
-    """Return what libvirt has written down of each emulator: whether it uses KVM, and gives guests VMX or SVM."""
+    """Return what libvirt has written down of each emulator: its guests, KVM or not, VMX or SVM."""
     paths = [f"{CAPABILITIES}/{name}" for name in tree.names(CAPABILITIES, lambda name: name.endswith(".xml"))]
     found = [find_out(lambda path=path: tree.text(path, limit=8 << 20, keep=_keep_capabilities)) for path in paths]  # type: ignore[misc]
     return [_parse_capabilities(fact["value"]) for fact in found if "value" in fact]
 
 
 _EMULATOR = re.compile(r"<emulator>([^<]*)</emulator>")
+_ARCHITECTURE = re.compile(r"<arch>(\w+)</arch>")
 _HOST_CPU = re.compile(r"<hostCPU type='kvm'.*?</hostCPU>", re.DOTALL)
 _FEATURE = re.compile(r"<property name='(vmx|svm)' type='boolean' value='(true|false)'[^>]*/>")
 
 
 def _keep_capabilities(text: str) -> str:
-    emulator, host_cpu = _EMULATOR.search(text), _HOST_CPU.search(text)
-    lines = [emulator.group(0) if emulator else ""]
+    host_cpu = _HOST_CPU.search(text)
+    lines = [found.group(0) if found else "" for found in (_EMULATOR.search(text), _ARCHITECTURE.search(text))]
     lines += [flag for flag in ("<flag name='kvm'/>", "<kvmSupportsNesting/>") if flag in text]
     if host_cpu:
         features = "".join(match.group(0) for match in _FEATURE.finditer(host_cpu.group(0)))
@@ -134,11 +135,12 @@ def _keep_capabilities(text: str) -> str:
 
 
 def _parse_capabilities(text: str) -> dict[str, Any]:
-    emulator = _EMULATOR.search(text)
+    emulator, architecture = _EMULATOR.search(text), _ARCHITECTURE.search(text)
     if not emulator:
         raise NotFoundOut("A file of libvirt's cache names no emulator.")
     return {
         "emulator": emulator.group(1),
+        "architecture": architecture.group(1) if architecture else "",
         "kvm": "<flag name='kvm'/>" in text,
         "supports_nesting": "<kvmSupportsNesting/>" in text,
         "features": [name for name, value in _FEATURE.findall(text) if value == "true"],

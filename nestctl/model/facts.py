@@ -101,9 +101,14 @@ class Program:
 
 @dataclass(frozen=True, kw_only=True)
 class EmulatorCapabilities:
-    """What libvirt has written down of an emulator with KVM: `features` are 'vmx', 'svm' that a guest would get."""
+    """What libvirt has written down of an emulator: `features` are 'vmx', 'svm' that a guest with KVM would get.
+
+    `architecture` is that of its guests, '' where it was not recorded. `supports_nesting` is what KVM's module had as
+    `nested` when libvirt looked.
+    """
 
     emulator: str
+    architecture: str
     has_kvm: bool
     supports_nesting: bool
     features: frozenset[str]

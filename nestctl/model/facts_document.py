@@ -227,6 +227,7 @@ def _emulators(value: Any) -> tuple[EmulatorCapabilities, ...]:
     return tuple(
         EmulatorCapabilities(
             emulator=_text(it["emulator"]),
+            architecture=_text(it.get("architecture", "")),
             has_kvm=_claim(it["kvm"]),
             supports_nesting=_claim(it["supports_nesting"]),
             features=frozenset(_texts(it["features"])),

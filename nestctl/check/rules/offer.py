@@ -12,7 +12,7 @@ from nestctl.check.questions import (
 )
 from nestctl.check.rules.common import Rule, unknown_finding
 from nestctl.check.settings import Intent, find_intents, read_bool
-from nestctl.model.facts import Facts, Known, Module, Unknown
+from nestctl.model.facts import EmulatorCapabilities, Facts, Known, Module, Unknown
 
 OTHER_FIXES = {
     "s390x": "echo 'options kvm nested=1' | sudo tee /etc/modprobe.d/nestctl.conf && sudo modprobe -r kvm && "
@@ -202,11 +202,22 @@ def find_huge_page_conflict(facts: Facts) -> Finding | None:
     )
 
 
+LIBVIRT_LOOKS_AGAIN = (
+    "sudo sh -c 'rm /var/cache/libvirt/qemu/capabilities/*.xml; systemctl try-restart libvirtd virtqemud'"
+)
+
+
 def find_libvirt_view(facts: Facts) -> Finding | None:
     """Compare what KVM offers with what libvirt has written down: it does not notice every change."""
     feature = offered_feature(facts)
     if not isinstance(facts.offers, Known) or isinstance(facts.libvirt_capabilities, Unknown):
         return None
+    # Those for other architectures never have KVM.
+    without = [
+        it for it in facts.libvirt_capabilities.value if not it.has_kvm and it.architecture in ("x86_64", "i686")
+    ]
+    if feature and without:
+        return _without_kvm(feature, without)
     emulators = [it for it in facts.libvirt_capabilities.value if it.has_kvm]
     if not emulators:
         return None
@@ -219,12 +230,33 @@ def find_libvirt_view(facts: Facts) -> Finding | None:
             summary="libvirt believes the same",
             evidence=evidence,
         )
+    evidence = f"/var/cache/libvirt/qemu/capabilities: {evidence}"
+    module = find_backend(facts)
+    if module and all(it.supports_nesting is (not is_nested_enabled(module)) for it in wrong):
+        # virQEMUCapsIsValid compares the module's 'nested' with what it was, and asks QEMU again where it differs.
+        return Finding(
+            name="libvirt.view",
+            status=Status.INFO,
+            summary="libvirt has not looked since nesting was switched; it does before the next guest starts",
+            evidence=evidence,
+        )
     return Finding(
         name="libvirt.view",
         status=Status.WARN,
         summary=f"KVM gives guests {feature.upper() or 'neither VMX nor SVM'}, and libvirt believes otherwise",
-        evidence=f"/var/cache/libvirt/qemu/capabilities: {evidence}",
-        fix="sudo sh -c 'rm /var/cache/libvirt/qemu/capabilities/*.xml; systemctl try-restart libvirtd virtqemud'",
+        evidence=evidence,
+        fix=LIBVIRT_LOOKS_AGAIN,
+    )
+
+
+def _without_kvm(feature: str, emulators: list[EmulatorCapabilities]) -> Finding:
+    return Finding(
+        name="libvirt.view",
+        status=Status.WARN,
+        summary=f"KVM gives guests {feature.upper()}, and libvirt knows an emulator that runs them without KVM",
+        evidence=f"/var/cache/libvirt/qemu/capabilities: {', '.join(it.emulator for it in emulators)}: no flag 'kvm'",
+        fix=f"See whether it has KVM: {emulators[0].emulator} -accel help. If it has: {LIBVIRT_LOOKS_AGAIN}. "
+        "If not, take the distribution's QEMU.",
     )
 
 

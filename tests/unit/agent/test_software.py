@@ -21,6 +21,7 @@ CACHE = """\
   <emulator>/usr/bin/qemu-system-x86_64</emulator>
   <kvmSupportsNesting/>
   <flag name='kvm'/>
+  <arch>x86_64</arch>
   <hostCPU type='kvm' model='base' migratability='yes'>
     <property name='vmx' type='boolean' value='false' migratable='yes'/>
     <property name='svm' type='boolean' value='true'/>
@@ -58,7 +59,13 @@ def test_other_databases_of_packages_are_read(path: str, text: str) -> None:
 def test_what_libvirt_has_written_down_of_an_emulator_is_read_for_kvm_only() -> None:
     tree = recorded(f"{software.CAPABILITIES}/0a1b.xml", CACHE)
     assert software.read_capabilities(tree) == [
-        {"emulator": "/usr/bin/qemu-system-x86_64", "kvm": True, "supports_nesting": True, "features": ["svm"]}
+        {
+            "emulator": "/usr/bin/qemu-system-x86_64",
+            "architecture": "x86_64",
+            "kvm": True,
+            "supports_nesting": True,
+            "features": ["svm"],
+        }
     ]
 
 
