@@ -16,7 +16,7 @@ from nestctl.model.facts import Facts, Known
 
 # In a control register the high word says what may be set to 1.
 ALLOWED = 32
-BASIC, PINBASED, PROCBASED, MISC, PROCBASED2, EPT_VPID_CAP = 0x480, 0x481, 0x482, 0x485, 0x48B, 0x48C
+PINBASED, PROCBASED, PROCBASED2, EPT_VPID_CAP = 0x481, 0x482, 0x48B, 0x48C
 TRUE_PINBASED, TRUE_PROCBASED, VMFUNC = 0x48D, 0x48E, 0x491
 SVM_LEAF = "0x8000000a"
 
@@ -25,8 +25,10 @@ SVM_LEAF = "0x8000000a"
 class Feature:
     """One ability: `where` is a register and bit; any of several is enough. `without` says what its lack means.
 
-    `parameter` is the module's switch for it on this machine: KVM offers some features in software, whatever the
-    hardware has, and the switch then tells what really works.
+    `parameter` is the module's switch where that tells more than the bit: VMCS shadowing KVM offers in any case, and
+    does it in software where the switch is off. What software does as well for L1 has none: `preemption_timer` and
+    `pml` say what KVM itself uses (arch/x86/kvm/vmx/nested.c, nested_vmx_setup_ctls_msrs), and `flexpriority`
+    is about APIC accesses (vmx.c, cpu_need_virtualize_apic_accesses), not the TPR shadow.
     """
 
     name: str
@@ -139,7 +141,6 @@ INTEL_FEATURES: tuple[IntelFeature, ...] = (
         title="TPR shadow",
         where=((PROCBASED, ALLOWED + 21), (TRUE_PROCBASED, ALLOWED + 21)),
         without="L2's task priority register costs exits",
-        parameter="flexpriority",
     ),
     IntelFeature(
         name="virtual_interrupts",
@@ -163,7 +164,7 @@ INTEL_FEATURES: tuple[IntelFeature, ...] = (
         where=((PROCBASED2, ALLOWED + 17),),
         without="L1 finds the pages L2 has written (to migrate it) by write protection",
         status=Status.INFO,
-        parameter="pml",
+        parameter="eptad",
     ),
     IntelFeature(
         name="tsc_scaling",
@@ -178,7 +179,6 @@ INTEL_FEATURES: tuple[IntelFeature, ...] = (
         where=((PINBASED, ALLOWED + 6), (TRUE_PINBASED, ALLOWED + 6)),
         without="L1 needs a timer interrupt to take a processor back from L2",
         status=Status.INFO,
-        parameter="preemption_timer",
     ),
     IntelFeature(
         name="vmfunc",
