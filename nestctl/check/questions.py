@@ -101,7 +101,15 @@ def assess_nesting(facts: Facts) -> Answer:
     module = find_backend(facts)
     if module and is_nested_enabled(module) is False:
         return Answer(verdict=Verdict.NO, reason=f"nesting is switched off in the module '{module.name}'")
+    # What another module than those for hardware gives its guests, only that module can say.
+    if _has_raw_neither(facts) and (module is None or module.name in HARDWARE_MODULES.values()):
+        return Answer(verdict=Verdict.NO, reason="the CPU shows neither VMX nor SVM")
     return Answer(verdict=Verdict.UNKNOWN, reason=_say(facts.offers))
+
+
+def _has_raw_neither(facts: Facts) -> bool:
+    """Say whether the instruction itself shows neither; the kernel's flags alone may be hidden or cleared."""
+    return isinstance(facts.cpuid, Known) and shows_virtualization(facts) is False
 
 
 def _assess_offer(feature: str, run: Fact[NestedRun]) -> Answer:
