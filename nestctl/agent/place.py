@@ -12,8 +12,10 @@ from .tree import Tree
 
 # Serial numbers, UUIDs and asset tags are not among them.
 DMI_FIELDS = ("product_name", "sys_vendor", "board_vendor", "bios_vendor", "product_version")
-# Azure marks its guests with one and the same asset tag; any other is the owner's and is not read on.
+# Two clouds mark all their machines with one and the same asset tag (cloud-init, DataSourceAzure and DataSourceOracle);
+# any other is the owner's and is not read on.
 AZURE_ASSET_TAG = "7783-7084-3265-9085-8269-3286-77"
+ORACLE_ASSET_TAG = "OracleCloud.com"
 
 CONTAINER_FILES = {"run/.containerenv": "podman", ".dockerenv": "docker"}
 SECURE_BOOT = "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
@@ -40,12 +42,12 @@ def read_dmi(tree: Tree) -> dict[str, str]:
         tree.names("sys/class/dmi/id", lambda _name: False)
         raise NotFoundOut("/sys/class/dmi/id has none of the fields that name the machine.")
     read = {field: fact["value"] for field, fact in found.items() if "value" in fact}
-    tag = find_out(lambda: tree.text("sys/class/dmi/id/chassis_asset_tag", keep=_keep_azure_tag).strip())
+    tag = find_out(lambda: tree.text("sys/class/dmi/id/chassis_asset_tag", keep=_keep_cloud_tag).strip())
     return {**read, **({"chassis_asset_tag": tag["value"]} if tag.get("value") else {})}
 
 
-def _keep_azure_tag(text: str) -> str:
-    return text if text.strip() == AZURE_ASSET_TAG else ""
+def _keep_cloud_tag(text: str) -> str:
+    return text if text.strip() in (AZURE_ASSET_TAG, ORACLE_ASSET_TAG) else ""
 
 
 def read_smbios_is_guest(tree: Tree) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from nestctl.agent.place import AZURE_ASSET_TAG, DMI_FIELDS, ORACLE_ASSET_TAG
 from nestctl.model.facts import Facts, Known
 
 # CPUID 0x40000000 and every 0x100 further: EBX, ECX, EDX.
@@ -30,7 +31,6 @@ SIGNATURES = {
 # Others show it too, for their guests' sake; whoever else shows is who it is.
 SHOWN_BY_OTHERS = "Microsoft Hv"
 
-DMI_FIELDS = ("product_name", "sys_vendor", "board_vendor", "bios_vendor", "product_version")
 DMI_PREFIXES = {
     "KVM": "KVM",
     "OpenStack": "KVM",
@@ -61,8 +61,6 @@ VMCS_REVISION_MASK = 0x7FFFFFFF  # IA32_VMX_BASIC, bits 30:0 (Intel SDM volume 3
 
 NOTHING_TELLS = "neither the firmware nor a device tree names what is above"
 
-AZURE_ASSET_TAG = "7783-7084-3265-9085-8269-3286-77"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
@@ -71,6 +69,7 @@ class Place:
     name: str
     advice: str
     is_here: Callable[[Facts], bool]
+    is_cloud: bool = False
 
 
 def dmi(facts: Facts) -> Mapping[str, str]:
@@ -169,6 +168,10 @@ def _is_microsoft(facts: Facts) -> bool:
     return fields.get("sys_vendor") == "Microsoft Corporation" and fields.get("product_name") == "Virtual Machine"
 
 
+def _has_asset_tag(facts: Facts, tag: str) -> bool:
+    return dmi(facts).get("chassis_asset_tag") == tag
+
+
 # The first that fits is it: a cloud before the hypervisor it is made of.
 PLACES: tuple[Place, ...] = (
     Place(
@@ -179,6 +182,7 @@ PLACES: tuple[Place, ...] = (
             "describe-instance-types --filters Name=processor-info.supported-features,Values=nested-virtualization"
         ),
         is_here=_says("sys_vendor", "Amazon EC2"),
+        is_cloud=True,
     ),
     Place(
         name="Google Compute Engine",
@@ -191,6 +195,7 @@ PLACES: tuple[Place, ...] = (
             "to allow it."
         ),
         is_here=_says("product_name", "Google Compute Engine"),
+        is_cloud=True,
     ),
     Place(
         name="Microsoft Azure",
@@ -198,17 +203,29 @@ PLACES: tuple[Place, ...] = (
             "There is no switch: the size of the machine decides. Choose an Intel size of the D or E families of "
             "version 3 or newer."
         ),
-        is_here=lambda facts: _is_microsoft(facts) and dmi(facts).get("chassis_asset_tag") == AZURE_ASSET_TAG,
+        is_here=lambda facts: _is_microsoft(facts) and _has_asset_tag(facts, AZURE_ASSET_TAG),
+        is_cloud=True,
+    ),
+    Place(
+        name="Oracle Cloud",
+        advice=(
+            "A customer cannot switch it on in the host above, and nothing documents a shape of virtual machine that "
+            "has it. Use a bare-metal shape (their names begin with 'BM.')."
+        ),
+        is_here=lambda facts: _has_asset_tag(facts, ORACLE_ASSET_TAG),
+        is_cloud=True,
     ),
     Place(
         name="DigitalOcean",
         advice="Some regions give it and some do not: create the machine in another region.",
         is_here=_says("sys_vendor", "DigitalOcean"),
+        is_cloud=True,
     ),
     Place(
         name="Hetzner Cloud",
         advice="Nothing documents it there; a dedicated server is bare metal.",
         is_here=_says("sys_vendor", "Hetzner"),
+        is_cloud=True,
     ),
     Place(
         name="Hyper-V",
@@ -281,13 +298,10 @@ def describe_place(facts: Facts) -> str:
         )
     if not guest:
         place = find_place(facts)
-        return f"bare metal of {place.name}" if place and place.name in CLOUDS else "bare metal"
+        return f"bare metal of {place.name}" if place and place.is_cloud else "bare metal"
     if name_hypervisor(facts) == "LPAR":
         return "a logical partition (LPAR), level 1 at least"
     hypervisor = name_hypervisor(facts) or "a hypervisor that does not say its name"
     place = find_place(facts)
-    cloud = f" at {place.name}" if place and place.name in CLOUDS and place.name != hypervisor else ""
+    cloud = f" at {place.name}" if place and place.is_cloud and place.name != hypervisor else ""
     return f"a guest of {hypervisor}{cloud}, level 1 at least"
-
-
-CLOUDS = frozenset({"Amazon EC2", "Google Compute Engine", "Microsoft Azure", "DigitalOcean", "Hetzner Cloud"})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from nestctl.check.findings import Finding, Status
 from nestctl.check.places import (
-    CLOUDS,
     NOTHING_TELLS,
     describe_place,
     find_hidden_evidence,
@@ -98,7 +97,7 @@ def find_place_advice(facts: Facts) -> Finding | None:
 def find_metal(facts: Facts) -> Finding | None:
     """Say that a cloud has given the machine itself, with all that its processor can do."""
     place = find_place(facts)
-    if place is None or place.name not in CLOUDS or is_guest(facts) is not False:
+    if place is None or not place.is_cloud or is_guest(facts) is not False:
         return None
     dmi = facts.dmi.value if isinstance(facts.dmi, Known) else {}
     return Finding(

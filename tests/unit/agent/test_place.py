@@ -29,11 +29,17 @@ def test_nothing_shows_on_a_machine_without_marks() -> None:
     }
 
 
-def test_an_asset_tag_is_read_only_where_it_is_azures() -> None:
-    tag = "sys/class/dmi/id/chassis_asset_tag"
-    azure = facts_of(**{"sys/class/dmi/id/sys_vendor": "Microsoft Corporation\n", tag: f"{place.AZURE_ASSET_TAG}\n"})
-    owners = facts_of(**{"sys/class/dmi/id/sys_vendor": "Vendor\n", tag: "room 12, shelf 3\n"})
-    assert azure["dmi"]["value"]["chassis_asset_tag"] == place.AZURE_ASSET_TAG
+TAG = "sys/class/dmi/id/chassis_asset_tag"
+
+
+@pytest.mark.parametrize("tag", [place.AZURE_ASSET_TAG, place.ORACLE_ASSET_TAG])
+def test_an_asset_tag_that_is_a_cloud_s_own_is_read(tag: str) -> None:
+    facts = facts_of(**{"sys/class/dmi/id/sys_vendor": "Vendor\n", TAG: f"{tag}\n"})
+    assert facts["dmi"]["value"] == {"sys_vendor": "Vendor", "chassis_asset_tag": tag}
+
+
+def test_an_asset_tag_that_is_an_owner_s_is_not_read() -> None:
+    owners = facts_of(**{"sys/class/dmi/id/sys_vendor": "Vendor\n", TAG: "room 12, shelf 3\n"})
     assert owners["dmi"] == {"value": {"sys_vendor": "Vendor"}}
 
 
