@@ -55,42 +55,52 @@ class NestctlError(Exception):
 
 
 class UsageError(NestctlError):
+    """The user has to write something else: an option, a name, a file. Exit code 2."""
+
     exit_code = ExitCode.USAGE
 
 
 class LabFileError(UsageError):
-    pass
+    """Something in a lab file or a roster is wrong; a line for each fault, with file, line and key. Exit code 2."""
 
 
 class PrerequisiteError(NestctlError):
+    """Something is missing that nestctl does not bring: a program, a permission, room, a libvirt. Exit code 3."""
+
     exit_code = ExitCode.NOT_FOUND_OUT
 
 
 class NotFoundOutError(NestctlError):
+    """A question could not be answered, which is not the answer 'no'. Exit code 3."""
+
     exit_code = ExitCode.NOT_FOUND_OUT
 
 
 class UnreachableError(NotFoundOutError):
-    pass
+    """A machine did not answer, did not prove who it is, or did not let us in. Exit code 3."""
 
 
 class FailedError(NestctlError):
+    """Something was tried and failed, in a way that has no error of its own. Exit code 4."""
+
     exit_code = ExitCode.FAILED
 
 
 class CommandError(FailedError):
-    pass
+    """A process ended with a failure: the message has its command and what it said. Exit code 4."""
 
 
 class HypervisorError(FailedError):
-    pass
+    """libvirt refused or failed: the message has its own words. Exit code 4."""
 
 
 class GuestError(FailedError):
-    pass
+    """A guest is not what it should be: it stopped, its first boot failed, it lacks what was promised. Exit code 4."""
 
 
 class DeadlineError(NestctlError):
+    """Something did not happen in time; see `Deadline`. Exit code 5."""
+
     exit_code = ExitCode.DEADLINE
 
 

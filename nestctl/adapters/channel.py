@@ -26,6 +26,7 @@ class SshConversation:
         self.owes_answer = False
 
     def ask(self, text: bytes, *, deadline: Deadline) -> bytes:
+        """See `Conversation.ask`; no answer comes when the connection is lost, either."""
         self.owes_answer = True
         threading.Thread(target=_feed, args=(self._channel, text), kwargs={"is_last": False}, daemon=True).start()
         answer = b""
@@ -42,6 +43,7 @@ class SshConversation:
         return answer if answer.endswith(b"\n") else b""
 
     def end(self, *, deadline: Deadline) -> Completed:
+        """See `Conversation.end`. Raises `GuestError` when the connection is lost."""
         try:
             exit_code, stdout, stderr = exchange(self._channel, b"", deadline)
         except (paramiko.SSHException, EOFError, OSError) as error:

@@ -86,6 +86,7 @@ def is_unused_root(root: Path) -> bool:
 
 
 def remove_root(root: Path) -> None:
+    """Remove the driver's directory, and the one it is in when that is empty then."""
     shutil.rmtree(root)
     with suppress(OSError):  # a lab's files are beside it
         root.parent.rmdir()

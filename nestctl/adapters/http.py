@@ -59,6 +59,7 @@ class Body:
 
 
 def is_url(text: str) -> bool:
+    """Tell a URL, of whatever kind, from a path."""
     return "://" in text
 
 

@@ -36,6 +36,7 @@ class KnownKey:
 
     @property
     def title(self) -> str:
+        """The key as `ssh-keygen -l` writes it."""
         digest = base64.b64encode(hashlib.sha256(self.blob).digest()).decode().rstrip("=")
         return f"{self.kind} SHA256:{digest}"
 

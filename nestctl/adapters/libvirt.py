@@ -56,6 +56,8 @@ class Domain:
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
+    """A network as libvirt has it; `xml` is what is active, or the definition."""
+
     name: str
     is_active: bool
     xml: str
@@ -97,6 +99,7 @@ class Hypervisor:
             return tuple(it for domain in self.connection.listAllDomains() if (it := _observe(domain)))
 
     def find_domain(self, name: str) -> Domain | None:
+        """Find a domain by its name; None when there is none."""
         with _errors(f"look for the domain '{name}' on {self.where}"):
             try:
                 return _observe(self.connection.lookupByName(name))
@@ -111,6 +114,7 @@ class Hypervisor:
             self.connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
 
     def start_domain(self, name: str) -> None:
+        """Start a domain that is defined and off. Raises `PortTakenError` when a forwarded port is taken."""
         with _errors(f"start the domain '{name}' on {self.where}"):
             self.connection.lookupByName(name).create()
 
@@ -196,14 +200,17 @@ class Hypervisor:
         return True
 
     def define_network(self, xml: str) -> None:
+        """Define a network, checked against libvirt's schema."""
         with _errors(f"define a network on {self.where}"):
             self.connection.networkDefineXMLFlags(xml, libvirt.VIR_NETWORK_DEFINE_VALIDATE)
 
     def start_network(self, name: str) -> None:
+        """Start a network that is defined; libvirt makes its bridge."""
         with _errors(f"start the network '{name}' on {self.where}"):
             self.connection.networkLookupByName(name).create()
 
     def remove_network(self, name: str) -> None:
+        """Stop a network at once and forget it."""
         with _errors(f"remove the network '{name}' from {self.where}"):
             network = self.connection.networkLookupByName(name)
             if network.isActive():
@@ -227,6 +234,7 @@ class Hypervisor:
             self.connection.nwfilterDefineXML(xml)
 
     def remove_filter(self, name: str) -> None:
+        """Forget a network filter; libvirt refuses while a guest uses it."""
         with _errors(f"remove the filter '{name}' from {self.where}"):
             self.connection.nwfilterLookupByName(name).undefine()
 

@@ -40,6 +40,7 @@ class LocalShell:
 
     @property
     def where(self) -> str:
+        """What messages call it."""
         return "this machine"
 
     def run(
@@ -135,6 +136,7 @@ class LocalConversation:
         self.owes_answer = False
 
     def ask(self, text: bytes, *, deadline: Deadline) -> bytes:
+        """See `Conversation.ask`."""
         self.owes_answer = True
         answer, left = bytearray(), memoryview(text)
         while not answer.endswith(b"\n"):
@@ -156,6 +158,7 @@ class LocalConversation:
         return bytes(answer)
 
     def end(self, *, deadline: Deadline) -> Completed:
+        """See `Conversation.end`; what the program still says is collected."""
         try:
             stdout, _ = self._process.communicate(timeout=deadline.remaining_s)
         except subprocess.TimeoutExpired:

@@ -79,6 +79,7 @@ class Transport(paramiko.Transport):
         self._closed: set[int] = set()
 
     def open_channel(self, *arguments: Any, **options: Any) -> paramiko.Channel:
+        """Open a channel; see paramiko's."""
         channel = super().open_channel(*arguments, **options)
         self._closed.discard(channel.remote_chanid)  # the server uses its numbers again
         return channel
@@ -110,6 +111,7 @@ class DirectRoute:
     port: int
 
     def open_stream(self, timeout_s: float) -> Stream:
+        """Connect by TCP. Raises `OSError` when nobody answers."""
         stream = socket.create_connection((self.host, self.port), timeout=timeout_s)
         # Else a small request waits until the one before it is acknowledged: 40 ms a command (tcp(7), TCP_NODELAY).
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -125,6 +127,7 @@ class JumpRoute:
     port: int = 22
 
     def open_stream(self, timeout_s: float) -> Stream:
+        """Have the other guest connect. Raises `paramiko.SSHException` when it cannot."""
         return self.through.transport.open_channel(
             "direct-tcpip", (self.host, self.port), ("127.0.0.1", 0), timeout=timeout_s
         )
@@ -148,6 +151,7 @@ class SshShell:
 
     @property
     def where(self) -> str:
+        """What messages call it: the guest's name."""
         return self.name
 
     def run(self, command: Sequence[str], *, deadline: Deadline, stdin: bytes = b"") -> Completed:
@@ -255,6 +259,7 @@ def find_stale_sockets(root: Path | None = None) -> Iterator[Path]:
 
 
 def remove_stale_sockets() -> None:
+    """Remove what `find_stale_sockets` finds: sockets of nestctl processes of this account that are gone."""
     for path in find_stale_sockets():
         shutil.rmtree(path, ignore_errors=True)
 

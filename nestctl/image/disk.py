@@ -60,6 +60,7 @@ class Format:
 
     @property
     def is_compressed(self) -> bool:
+        """Tell whether the disk has to be unpacked first."""
         return self.name in {"gzip", "xz", "bzip2"}
 
 

@@ -45,22 +45,27 @@ class Partial:
 
     @property
     def directory(self) -> Path:
+        """Where the download is kept, by its location: the same URL goes on where it broke off."""
         return downloads_directory() / _key(self.location)
 
     @property
     def data(self) -> Path:
+        """The bytes that have come; it need not be there."""
         return self.directory / "data"
 
     @property
     def received_bytes(self) -> int:
+        """How many have come, 0 before the first."""
         return self.data.stat().st_size if self.data.exists() else 0
 
     @property
     def is_whole(self) -> bool:
+        """Tell whether all have come; never where the server did not say how many there are."""
         return self.total_bytes is not None and self.received_bytes == self.total_bytes
 
 
 def downloads_directory() -> Path:
+    """Return the directory of downloads that are not images yet; it need not be there."""
     return cache_directory() / "downloads"
 
 

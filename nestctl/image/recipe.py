@@ -69,6 +69,7 @@ class Source:
 
     @property
     def line(self) -> str:
+        """The source as a line of sources.list(5)."""
         options = f"[signed-by={self.signed_by}] " if self.signed_by else ""
         return f"deb {options}{self.uri} {self.suite} {' '.join(self.components)}"
 
@@ -92,6 +93,7 @@ class Recipe:
 
     @property
     def name(self) -> str:
+        """The image's name: what the recipe is for, and its digest."""
         return f"{self.distribution}-{self.release}-{self.digest[:12]}"
 
 

@@ -77,6 +77,7 @@ class Image:
 
     @property
     def name(self) -> str:
+        """Its name among the images, which is also that of its directory."""
         return self.manifest.name
 
     @property
@@ -91,14 +92,17 @@ class Image:
 
     @property
     def disk(self) -> Path:
+        """Its disk: raw where it was built here, qcow2 where it was imported."""
         return self.directory / (IMPORTED_DISK if self.source else "disk.raw")
 
     @property
     def kernel(self) -> Path:
+        """The kernel that guests of a built image boot; an imported one has it inside."""
         return self.directory / "vmlinuz"
 
     @property
     def initrd(self) -> Path:
+        """The initrd that belongs to `kernel`."""
         return self.directory / "initrd"
 
     @property
@@ -120,6 +124,7 @@ class Image:
 
 
 def images_directory() -> Path:
+    """Return the directory of all images; it need not be there."""
     return cache_directory() / "images"
 
 
@@ -238,6 +243,7 @@ def digest_file(path: Path) -> str:
 
 
 def render_manifest(manifest: Manifest) -> str:
+    """Render image.json, with the schema as its key `schema`."""
     return json.dumps(asdict(manifest), indent=2) + "\n"
 
 

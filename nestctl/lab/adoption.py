@@ -51,6 +51,7 @@ class Adoption:
         )
 
     def contact(self, lab: str) -> Contact:
+        """Say how the adopted machine is reached, for a lab of this name."""
         return Contact(
             lab=lab,
             name=self.name,
@@ -97,6 +98,7 @@ def keep_adoption(plan: GuestPlan, adopted: Adopted) -> None:
 
 
 def drop_adoption(lab: str, name: str) -> None:
+    """Forget an adoption; the note's file goes with the last one. One that is not noted is no error."""
     _write(lab, tuple(it for it in read_adoptions(lab) if it.name != name))
 
 

@@ -108,10 +108,12 @@ def write_bundles(
 
 
 def render_index(lab: str, students: tuple[Student, ...], jump: Jump | None) -> str:
+    """Render the teacher's page: all students, with links to the cards beside it. It holds no secret."""
     return render_page("class.html.j2", lab=lab, students=students, jump=jump, version=__version__)
 
 
 def render_card(lab: str, student: Student, jump: Jump | None) -> str:
+    """Render the page that a student gets on paper. It holds no secret."""
     return render_page("card.html.j2", lab=lab, student=student, jump=jump, version=__version__)
 
 
@@ -159,6 +161,7 @@ def _write_bundle(directory: Path, plan: GuestPlan, student: Student, keys: LabK
 
 
 def student_of(lab: Lab, plan: GuestPlan) -> Student:
+    """Gather what is handed out with a guest of this machine: itself, then all inside it, and its labels."""
     return Student(name=plan.name, labels=lab.guests[plan.name].labels, machines=tuple(_machines((plan,), "")))
 
 

@@ -43,6 +43,7 @@ class LabExpiry:
 
 
 def render_expiry(expiry: Expiry) -> str:
+    """Render the element for a domain's metadata, in whole seconds and without its namespace, which libvirt adds."""
     return f"<expiry at='{expiry.at.astimezone(UTC).isoformat(timespec='seconds')}' action='{expiry.action}'/>"
 
 

@@ -45,6 +45,7 @@ class Host:
 
     @property
     def is_emulated(self) -> bool:
+        """Tell whether QEMU's TCG runs the guests of this machine."""
         return self.accelerator is Accelerator.TCG
 
     @property

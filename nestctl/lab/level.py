@@ -69,6 +69,8 @@ class Visit:
 
 @dataclass(frozen=True, kw_only=True)
 class Level:
+    """A machine that runs guests, this one or a guest at any depth: a shell on it, and its libvirt."""
+
     shell: Shell
     hypervisor: Hypervisor
 
@@ -155,14 +157,17 @@ class SshAccess:
     def open_guest(
         self, level: Level, guest: Contact, keys: LabKeys, deadline: Deadline, *, is_booting: bool = False
     ) -> AbstractContextManager[Shell]:
+        """Log in as root with the lab's key. Raises as `open_guest`."""
         return open_guest(level, guest, keys, deadline, is_booting=is_booting)
 
     def open_level_in(self, shell: Shell) -> AbstractContextManager[Level]:
+        """Open the level inside a guest. Raises `GuestError` for a shell that is not SSH's."""
         if not isinstance(shell, SshShell):
             raise GuestError(f"{shell.where} is not reached by SSH, and its libvirt only through that.")
         return open_level_in(shell)
 
     def open_as_user(self, level: Level, adopted: Adopted, deadline: Deadline) -> AbstractContextManager[Visit]:
+        """Log in as the user's own OpenSSH would. Raises as `open_user_ssh`."""
         return open_as_user(adopted.ssh, deadline)
 
 
@@ -175,6 +180,7 @@ def open_as_user(ssh: str, deadline: Deadline) -> Iterator[Visit]:
 
 
 def route_to(level: Level, guest: Contact) -> Route:
+    """Choose the way to a guest's SSH port: its forwarded port, or its address, from the machine that runs it."""
     if guest.port:
         return DirectRoute(host=guest.host, port=guest.port)
     if isinstance(level.shell, SshShell):

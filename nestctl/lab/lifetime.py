@@ -22,6 +22,7 @@ from nestctl.model.lab import Lab
 
 
 def now_utc() -> datetime:
+    """Return the time in whole seconds, as expiries are written."""
     return datetime.now(UTC).replace(microsecond=0)
 
 

@@ -121,6 +121,7 @@ def filter_name(lab: str, network: str) -> str:
 
 
 def filter_uuid(name: str) -> str:
+    """Return the UUID that a filter of this name has when nestctl made it: libvirt keeps no metadata of filters."""
     return str(uuid.uuid5(UUID_NAMESPACE, f"nestctl/filter/{name}"))
 
 

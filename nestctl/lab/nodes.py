@@ -25,6 +25,7 @@ class Node:
 
     @property
     def level(self) -> int:
+        """Its level, from 1 for a guest of this machine."""
         return len(self.path)
 
     @property
@@ -67,6 +68,7 @@ def select_nodes(nodes: tuple[Node, ...], lab: str, pattern: str) -> tuple[Node,
 
 
 def is_pattern(reference: str) -> bool:
+    """Tell whether a reference has characters of fnmatch, and may mean several guests."""
     return any(character in reference for character in "*?[")
 
 

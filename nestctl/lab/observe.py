@@ -48,6 +48,7 @@ class Observed:
 
     @property
     def is_running(self) -> bool:
+        """Whether its domain runs; it need not answer."""
         return self.domain.is_running
 
 

@@ -29,6 +29,7 @@ def render_exec(outcomes: Iterable[Outcome]) -> dict[str, Any]:
 
 
 def render_outcome(outcome: Outcome) -> dict[str, Any]:
+    """Render what came of one guest, as documents of several commands have it."""
     return {
         "lab": outcome.node.lab,
         "name": outcome.node.name,
@@ -124,6 +125,7 @@ def render_extended(lab: str, expiry: Expiry) -> dict[str, Any]:
 
 
 def render_expiries_table(seen: Iterable[Seen], *, is_dry_run: bool) -> Table:
+    """Render what `expire` did, or would do, a row for each lab."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table

@@ -59,6 +59,7 @@ class ImageFacts:
 
     @property
     def disk(self) -> PurePosixPath:
+        """The file of its disk on the machine that has the image."""
         return self.directory / _disk_name(self.firmware)
 
 

@@ -171,22 +171,27 @@ class GuestPlan:
 
     @property
     def digest(self) -> str:
+        """Sixteen digits that name its settings, for its domain's metadata."""
         return digest_of(self.settings)[:16]
 
     @property
     def disk(self) -> PurePosixPath:
+        """Its disk, an overlay, on the machine that runs it."""
         return self.place.directory / f"{self.name}.qcow2"
 
     @property
     def seed(self) -> PurePosixPath:
+        """Its seed there: a tar for images that nestctl builds, a NoCloud ISO image for imported ones."""
         return self.place.directory / f"{self.name}.seed.{'iso' if self.place.firmware else 'tar'}"
 
     @property
     def console(self) -> PurePosixPath:
+        """The log of its serial console there; QEMU's account writes it."""
         return self.place.directory / f"{self.name}.console.log"
 
     @property
     def contact(self) -> Contact:
+        """How it is reached, without what it is made of."""
         return Contact(
             lab=self.lab,
             name=self.name,

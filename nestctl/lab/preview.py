@@ -45,6 +45,7 @@ class Preview:
 
     @property
     def is_settled(self) -> bool:
+        """Tell whether `up` would do nothing, as far as could be looked."""
         return is_settled(self.guests) and all(it.action is Action.KEEP for it in self.networks)
 
 
@@ -69,6 +70,7 @@ def preview_changes(lab: Lab, *, connect: str | None) -> Preview:
 
 
 def render_preview(documents: Iterable[Document]) -> dict[str, Any]:
+    """Render the JSON document of the schema 'nestctl.render/1'."""
     return {"schema": "nestctl.render/1", "documents": [asdict(document) for document in documents]}
 
 

@@ -17,6 +17,7 @@ _ON = {"Y", "1"}
 
 
 def list_profiles() -> tuple[str, ...]:
+    """List the profiles there are, by name: a file of templates/profiles each."""
     return tuple(sorted(path.stem for path in resource("templates", "profiles").glob("*.yaml")))
 
 

@@ -53,6 +53,7 @@ class Outcome:
 
     @property
     def is_success(self) -> bool:
+        """Tell whether it ran and ended with 0."""
         return self.exit_code == 0
 
 

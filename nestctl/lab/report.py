@@ -43,6 +43,7 @@ def render_plans(plans: tuple[GuestPlan, ...]) -> dict[str, Any]:
 
 
 def render_plans_table(plans: tuple[GuestPlan, ...]) -> Table:
+    """Render what `up` brought up, a row for each guest, those inside indented."""
     from rich import box
     from rich.table import Table
 
@@ -72,6 +73,7 @@ def render_status(lab: str, statuses: tuple[GuestStatus, ...]) -> dict[str, Any]
 
 
 def render_status_tree(lab: str, statuses: tuple[GuestStatus, ...]) -> Tree:
+    """Render a lab's guests as a tree, with their states."""
     from rich.tree import Tree
 
     tree = Tree(f"[bold]{lab}[/bold]")
@@ -85,6 +87,7 @@ def render_labs(labs: tuple[LabSummary, ...]) -> dict[str, Any]:
 
 
 def render_labs_table(labs: tuple[LabSummary, ...]) -> Table:
+    """Render the labs that are here, a row each."""
     from rich import box
     from rich.table import Table
 

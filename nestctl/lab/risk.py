@@ -36,6 +36,7 @@ class Risk:
 
     @property
     def is_open(self) -> bool:
+        """Tell whether it keeps guests from being given VMX or SVM; what is not known does not."""
         return self.status != Status.UNKNOWN and not self.is_accepted
 
 

@@ -39,6 +39,7 @@ class Task:
 
     @property
     def title(self) -> str:
+        """What people call it: the playbook, or the command's words."""
         return str(self.playbook) if self.playbook else " ".join(self.words)
 
 
@@ -54,6 +55,7 @@ class RunResult:
 
     @property
     def failed(self) -> tuple[Outcome, ...]:
+        """The guests that did not pass, those that could not be reached among them."""
         return tuple(outcome for outcome in self.outcomes if not outcome.is_success)
 
 

@@ -13,6 +13,7 @@ MARK = "# nestctl: the guests of every lab"
 
 
 def user_configuration() -> Path:
+    """Return the file that the user's OpenSSH reads (ssh_config(5)); it need not be there."""
     return Path.home() / ".ssh" / "config"
 
 

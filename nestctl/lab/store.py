@@ -29,6 +29,7 @@ _LOCK_TIMEOUT_S = 3600.0
 
 
 def lab_directory(name: str) -> Path:
+    """Return the directory of a lab's keys, disks and seeds; it need not be there. The name has to be a lab's."""
     return state_directory() / "labs" / name
 
 

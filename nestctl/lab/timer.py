@@ -25,6 +25,7 @@ def unit_directory() -> Path:
 
 
 def enable_command() -> str:
+    """Return the shell command that starts the timer, for root or for this account."""
     user = "" if os.geteuid() == 0 else " --user"
     return f"systemctl{user} daemon-reload && systemctl{user} enable --now nestctl-expire.timer"
 

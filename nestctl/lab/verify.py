@@ -57,10 +57,12 @@ class Truth:
 
 
 def read_truth(shell: Shell, deadline: Deadline) -> Truth:
+    """Ask a guest what it sees. Raises `CommandError` when it cannot be asked, `DeadlineError` when it is too slow."""
     return parse_truth(shell.run(("sh", "-c", _SCRIPT), deadline=deadline).expect_success().text)
 
 
 def parse_truth(text: str) -> Truth:
+    """Parse what the script printed; what it did not say is empty or false. Text that is none of its is no error."""
     values = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
     return Truth(
         signature=values.get("signature", ""),

@@ -19,6 +19,8 @@ class Accelerator(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Known(Generic[T]):
+    """Something that was found out; the opposite is `Unknown`."""
+
     value: T
 
 
@@ -77,6 +79,8 @@ class KvmUsers:
 
 @dataclass(frozen=True, kw_only=True)
 class HugePages:
+    """The pages of one size that the kernel has reserved: all, and those that are free."""
+
     total: int
     free: int
     size_kib: int
@@ -149,6 +153,7 @@ class Timing:
 
     @property
     def ns_per_turn(self) -> float:
+        """Nanoseconds for one turn of the loop."""
         return self.elapsed_ns / self.turns
 
 
@@ -205,6 +210,7 @@ class NestedRun:
 
     @property
     def ns_per_exit(self) -> float:
+        """Nanoseconds from one exit of the inner guest to the next."""
         return self.elapsed_ns / self.exits
 
 

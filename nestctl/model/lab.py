@@ -172,6 +172,7 @@ class Guest(Settings):
 
     @property
     def is_hypervisor(self) -> bool:
+        """Tell whether it is given VMX or SVM: because it has guests, is adopted, or 'nesting' says so."""
         if self.adopt:
             return True
         return bool(self.guests) if self.nesting is None else self.nesting

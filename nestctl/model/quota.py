@@ -76,18 +76,22 @@ class Quota(BaseModel):
 
     @property
     def is_empty(self) -> bool:
+        """Tell whether nothing is limited."""
         return all(getattr(self, key) is None for key in type(self).model_fields)
 
     @property
     def has_cpu(self) -> bool:
+        """Tell whether the CPU is limited, for which libvirt needs cgroups."""
         return self.cpu_shares is not None or self.cpu_cap_percent is not None
 
     @property
     def has_disk(self) -> bool:
+        """Tell whether the disks are limited, which QEMU does itself."""
         return any(getattr(self, key) is not None for key in type(self).model_fields if key.startswith("disk_"))
 
     @property
     def has_network(self) -> bool:
+        """Tell whether the network is limited, which needs an interface of libvirt's."""
         return self.network_in_mbit_s is not None or self.network_out_mbit_s is not None
 
     def given(self) -> dict[str, int]:

@@ -103,4 +103,5 @@ class Seed(BaseModel):
 
     @property
     def is_empty(self) -> bool:
+        """Tell whether nothing is put into the guest beyond what nestctl needs."""
         return not (self.files or self.packages or self.users or self.commands)

@@ -57,10 +57,12 @@ class Tuning(BaseModel):
 
     @property
     def is_empty(self) -> bool:
+        """Tell whether QEMU is set up as it is without tuning."""
         return self == Tuning()
 
     @property
     def has_pins(self) -> bool:
+        """Tell whether any thread of QEMU's is pinned."""
         return bool(self.vcpu_pins or self.emulator_pins)
 
     @property
