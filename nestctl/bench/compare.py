@@ -75,7 +75,10 @@ class Comparison:
 def compare_runs(
     before: Summary, after: Summary, *, threshold: float, is_forced: bool = False, ignores_boots: bool = False
 ) -> Comparison:
-    """Compare two runs; a regression is dearer by more than the noise and by more than `threshold` (0.05 is 5 %).
+    """Compare two runs; a regression is dearer beyond the noise, and with 95 % by more than `threshold` (0.05 is 5 %).
+
+    The whole interval has to lie beyond the threshold, not the ratio alone: a run has some seventy figures, and of so
+    many equal ones that look dearer by chance some are always over 5 %.
 
     Nothing is called dearer or cheaper where a run knows one boot only and the other knows another, unless it
     `ignores_boots`: then rounds of one boot count as if what a boot changes were nothing.
@@ -191,7 +194,7 @@ def _judge(pair: _Pair, noise: Interval | None, threshold: float, *, ignores_boo
         after=pair.spreads[1],
         ratio=ratio,
         verdict=verdict,
-        is_regression=verdict is Verdict.DEARER and ratio.value > 1 + threshold,
+        is_regression=verdict is Verdict.DEARER and ratio.interval is not None and ratio.interval.low > 1 + threshold,
     )
 
 

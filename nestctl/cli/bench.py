@@ -194,7 +194,7 @@ def compare(
     before: Annotated[str, typer.Argument(metavar="BEFORE", help=_RESULT)],
     after: Annotated[str, typer.Argument(metavar="AFTER", help=_RESULT)],
     threshold: Annotated[
-        str, typer.Option(metavar="PERCENT", help="How much dearer beyond the noise is a regression.")
+        str, typer.Option(metavar="PERCENT", help="By how much the whole interval has to be dearer for a regression.")
     ] = "5%",
     force: Annotated[bool, typer.Option("--force", help="Compare runs of different machines or states.")] = False,
     ignore_boots: Annotated[

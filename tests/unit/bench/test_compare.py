@@ -60,6 +60,16 @@ def test_what_got_dearer_beyond_noise_and_threshold_is_a_regression_and_nothing_
     assert changes_of(compare_runs(run_of(4500), run_of(3000), threshold=0.05))["l1"] == (Verdict.CHEAPER, False)
 
 
+def test_what_may_be_less_than_the_threshold_is_dearer_and_no_regression() -> None:
+    """7 % dearer, and the interval reaches below 5 %."""
+    (_, change) = compare_runs(run_of(3000), run_of(3210), threshold=0.05).changes
+    assert change.ratio.value > 1.05
+    assert change.ratio.interval is not None
+    assert 1 < change.ratio.interval.low < 1.05
+    assert (change.verdict, change.is_regression) == (Verdict.DEARER, False)
+    assert changes_of(compare_runs(run_of(3000), run_of(3210), threshold=0.01))["l1"] == (Verdict.DEARER, True)
+
+
 def test_a_change_inside_the_noise_is_none() -> None:
     changes = changes_of(compare_runs(run_of(3000), run_of(3015), threshold=0.0))
     assert changes["l1"] == (Verdict.SAME, False)
@@ -95,12 +105,12 @@ def test_a_machine_that_was_booted_between_the_runs_is_no_regression_either() ->
 @pytest.mark.slow
 @pytest.mark.parametrize(("boots", "rounds"), [(1, 5), (2, 5), (5, 1), (5, 3)])
 def test_equal_runs_seldom_regress(boots: int, rounds: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """2.5 % of 100 are dearer by chance; with a true 2.5 % more than 7 would come once in 300 such tests."""
+    """Of 3000 equal pairs of five boots one was called a regression; without the threshold it is 2.5 %."""
     monkeypatch.setattr(stats, "DRAWS", 1000)
     generator = random.Random(5)  # noqa: S311
     pairs = [[simulate(generator, boots, rounds) for _ in range(2)] for _ in range(100)]
     compared = [compare_runs(before, after, threshold=0.05) for before, after in pairs]
-    assert sum(bool(it.regressions) for it in compared) <= (0 if boots == 1 else 7)
+    assert sum(bool(it.regressions) for it in compared) <= (0 if boots == 1 else 1)
 
 
 @pytest.mark.slow

@@ -107,6 +107,23 @@ def test_equal_series_whose_boots_differ_are_seldom_called_different(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("few_draws")
+def test_an_interval_beyond_a_threshold_is_far_rarer_than_a_ratio_beyond_it() -> None:
+    """Why a regression needs the whole interval: a run has seventy figures, and one false one is a false exit code."""
+    generator = random.Random(11)  # noqa: S311
+    whole, ratio = 0, 0
+    for trial in range(2 * PAIRS):
+        first, second = (boots_of(generator, 5, 1, between=0.05, within=0.01) for _ in range(2))
+        interval = ratio_interval(first, second, seed=trial)
+        assert interval is not None
+        medians = [spread([value for boot in series for value in boot]).median for series in (first, second)]
+        whole += interval.low > 1.05
+        ratio += interval.low > 1 and medians[0] / medians[1] > 1.05
+    assert whole <= 2
+    assert ratio >= 4
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("few_draws")
 def test_one_boot_says_nothing_of_another() -> None:
     """Why runs of one boot each are not compared: four of five equal pairs look different."""
     assert differing(1, 5) > 0.7 * PAIRS
