@@ -52,7 +52,8 @@ def read_recording(path: Path) -> Recording:
     try:
         files = dict(_walk_directory(path) if path.is_dir() else _walk_archive(path))
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
-        raise UsageError(f"'{path}' cannot be read as a recorded machine: {error}.") from error
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise UsageError(f"'{path}' cannot be read as a recorded machine: {reason}.") from error
     probe = _parse_probe(path, files.get(PROBE))
     if probe is None and not any(name.startswith(("proc/", "sys/")) for name in files):
         raise UsageError(
@@ -104,7 +105,11 @@ def _walk_directory(top: Path) -> Iterator[tuple[str, bytes]]:
 def _walk_archive(path: Path) -> Iterator[tuple[str, bytes]]:
     """Yield what `_walk_directory` would, were it unpacked; the one directory around everything is taken off."""
     room, count = MOST_BYTES, 0
-    with tarfile.open(path, mode="r:*") as archive:
+    try:
+        opened = tarfile.open(path, mode="r:*")  # noqa: SIM115 - closed below, and only its opening is guarded
+    except tarfile.ReadError as error:
+        raise UsageError(f"'{path}' is neither a directory nor a .tar.gz.") from error
+    with opened as archive:
         for member in archive:
             count += 1
             room -= member.size

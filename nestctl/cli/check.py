@@ -106,7 +106,20 @@ def check(
     from nestctl.errors import UsageError
 
     if explain is not None:
-        raise typer.Exit(_explain(explain))
+        others = {
+            "a target": targets,
+            "--inventory": inventory,
+            "--limit": limit,
+            "--jobs": jobs,
+            "--timeout": timeout_s,
+            "--json": as_json,
+            "--passive": passive,
+            "--strict": strict,
+            "--untrusted": untrusted,
+            "--root": root,
+            "--record": record,
+        }
+        raise typer.Exit(_explain(explain, [name for name, value in others.items() if value]))
     _expect_sense(has_targets=bool(targets) or inventory is not None, passive=passive, root=root, record=record)
     output = _Output(as_json=as_json, strict=strict, untrusted=untrusted, record=record)
     if not targets and inventory is None:
@@ -127,9 +140,14 @@ def check(
     raise typer.Exit(_check_many(found, *options, output))
 
 
-def _explain(name: str) -> int:
+def _explain(name: str, others: list[str]) -> int:
     from nestctl import console
     from nestctl.check.explain import explain
+    from nestctl.errors import UsageError
+
+    if others:
+        said = " and ".join(f"'{it}'" if it.startswith("-") else it for it in others)
+        raise UsageError(f"'--explain' says what a finding means and checks nothing: leave {said} out.")
 
     console.print_result(explain(name).rstrip())
     return 0

@@ -80,3 +80,25 @@ def test_a_name_that_is_none_gets_the_names_that_are_near(name: str, hint: str) 
         explain(name)
     assert hint in raised.value.hint
     assert raised.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        (["localhost"], "a target"),
+        (["--inventory", "hosts.ini"], "'--inventory'"),
+        (["--limit", "web"], "'--limit'"),
+        (["--jobs", "2"], "'--jobs'"),
+        (["--timeout", "3"], "'--timeout'"),
+        (["--json"], "'--json'"),
+        (["--passive", "--strict"], "'--passive' and '--strict'"),
+        (["--untrusted"], "'--untrusted'"),
+        (["--root", "x"], "'--root'"),
+        (["--record", "x"], "'--record'"),
+    ],
+)
+def test_what_is_about_a_check_is_refused_beside_it(other: list[str], named: str) -> None:
+    ended = CliRunner().invoke(app, ["--explain", "cpu", *other])
+    assert isinstance(ended.exception, UsageError)
+    assert f"leave {named} out" in str(ended.exception)
+    assert ended.stdout == ""

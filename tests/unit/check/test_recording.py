@@ -104,11 +104,19 @@ def archive_of(path: Path, **files: bytes) -> Path:
     return path
 
 
-@pytest.mark.parametrize("content", [b"", b"no archive", b"\x1f\x8b\x08\x00 cut short"])
+@pytest.mark.parametrize("content", [b"", b"no archive"])
 def test_a_file_that_is_no_archive_is_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(content)
-    with pytest.raises(UsageError, match=r"recorded machine"):
+    with pytest.raises(UsageError, match=r"file' is neither a directory nor a \.tar\.gz\.$"):
+        read_recording(path)
+
+
+@pytest.mark.parametrize("length", [20, -20])
+def test_an_archive_that_ends_too_early_is_refused(length: int, tmp_path: Path) -> None:
+    path = archive_of(tmp_path / "x.tar.gz", m__probe_json=b"{}")
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(UsageError, match="cannot be read as a recorded machine: Compressed file ended"):
         read_recording(path)
 
 
@@ -141,7 +149,8 @@ def test_a_probe_that_says_nothing_gives_unknown(probe: dict[str, Any], tmp_path
 def test_a_missing_recording_is_an_error_of_usage(tmp_path: Path) -> None:
     completed = nestctl("check", "--root", str(tmp_path / "none"))
     assert (completed.returncode, completed.stdout) == (2, "")
-    assert "cannot be read as a recorded machine" in completed.stderr
+    where = str(tmp_path / "none")
+    assert completed.stderr == f"nestctl: '{where}' cannot be read as a recorded machine: No such file or directory.\n"
 
 
 def test_record_says_what_it_wrote_and_overwrites_nothing(tmp_path: Path) -> None:

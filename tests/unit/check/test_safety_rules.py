@@ -295,7 +295,7 @@ def test_one_that_the_kernel_cannot_tell_is_named_beside_those_that_it_does_not_
 
 
 def test_files_are_counted_in_words_that_fit() -> None:
-    arm = {"architecture": "aarch64", "cpu_vulnerabilities": {"spectre_v2": "Not affected"}}
+    arm: dict[str, Any] = {"architecture": "aarch64", "cpu_vulnerabilities": {"spectre_v2": "Not affected"}}
     assert cpu_flaws.find_cpu_flaws(facts(**arm)).evidence.endswith(", 1 file")
     assert cpu_flaws.find_cpu_flaws(facts()).evidence.endswith(f", {len(SAFE)} files")
 
