@@ -15,6 +15,7 @@ from nestctl.model.facts import Facts, Known
 SIGNATURES = {
     "KVMKVMKVM": "KVM",
     "Linux KVM Hv": "KVM",
+    "PVMPVMPVM": "KVM",  # kvm_pvm's own leaf, beside KVM's
     "TCGTCGTCGTCG": "QEMU's TCG",
     "VMwareVMware": "VMware",
     "XenVMMXenVMM": "Xen",

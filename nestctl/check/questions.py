@@ -90,7 +90,7 @@ def assess_acceleration(facts: Facts) -> Answer:
 
 def assess_nesting(facts: Facts) -> Answer:
     """Answer whether a guest of this machine would be given VMX or SVM, to run accelerated guests itself."""
-    if isinstance(facts.architecture, Known) and facts.architecture.value not in ("x86_64", ""):
+    if isinstance(facts.architecture, Known) and not _is_x86(facts):
         return assess_architecture(facts, facts.architecture.value)
     if isinstance(facts.offers, Known):
         if feature := offered_feature(facts):
@@ -160,6 +160,11 @@ def _has_kvm(facts: Facts) -> bool:
     return isinstance(facts.modules, Known) and "kvm" in facts.modules.value
 
 
+def _is_x86(facts: Facts) -> bool:
+    """A machine that does not say its architecture counts as one: it is asked what such a machine is asked."""
+    return not isinstance(facts.architecture, Known) or facts.architecture.value in ("x86_64", "")
+
+
 def offered_feature(facts: Facts) -> str:
     """Return 'vmx' or 'svm' where KVM would give it to a guest, else ''."""
     if isinstance(facts.offers, Unknown):
@@ -186,7 +191,9 @@ def find_backend(facts: Facts) -> Module | None:
 
 
 def shows_virtualization(facts: Facts) -> bool | None:
-    """Say whether the processor shows VMX or SVM, to the instruction or to the kernel; None where neither is known."""
+    """Say whether an x86 CPU shows VMX or SVM, to the instruction or to the kernel; None where neither is known."""
+    if not _is_x86(facts):
+        return None
     if isinstance(facts.cpuid, Known):
         return facts.cpuid.value.has_vmx or facts.cpuid.value.has_svm
     if isinstance(facts.cpu_flags, Known):

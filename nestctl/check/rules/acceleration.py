@@ -236,6 +236,14 @@ def find_speed(facts: Facts) -> Finding | None:
             summary="a guest starts and does not get on",
             evidence=facts.loop.reason,
         )
+    if facts.loop.error in NOTHING_THERE:
+        # ENODEV: the module is on its way out ('rmmod --wait'; virt/kvm/kvm_main.c, kvm_create_vm).
+        return Finding(
+            name="kvm.speed",
+            status=Status.FAIL,
+            summary="/dev/kvm opens, but no guest can be made: the module behind it is being removed",
+            evidence=f"KVM_CREATE_VM: {facts.loop.reason} ({facts.loop.error})",
+        )
     if isinstance(facts.api_version, Known) and facts.loop.error in ("EPERM", "EACCES", "ENOMEM"):
         return Finding(
             name="kvm.speed",
