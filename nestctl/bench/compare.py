@@ -21,7 +21,7 @@ class Verdict(StrEnum):
     DEARER = "dearer"
     CHEAPER = "cheaper"
     SAME = "no detectable difference"
-    ONE_BOOT = "one boot: cannot tell what a boot changes from a change"
+    ONE_BOOT = "one boot: cannot tell"
     UNKNOWN = "too few values to say"
 
 

@@ -83,11 +83,11 @@ def _notes(comparison: Comparison) -> Iterator[str]:
     if any(_is_emulated(change, comparison) for change in comparison.changes):
         yield f"{EMULATED}: {EMULATED_NOTE}."
     yield "2× is twice as dear after as before, whatever the unit; in brackets the 95 % interval."
-    compared = len(comparison.changes)
+    judged = sum(change.verdict is not Verdict.UNKNOWN for change in comparison.changes)
     yield (
         f"A regression is dearer beyond the noise, with its whole interval above {comparison.threshold:.1%}: "
-        f"{len(comparison.regressions)} of {compared}. Were nothing different, up to {compared / 20:g} of them would "
-        "look dearer or cheaper at 95 %."
+        f"{len(comparison.regressions)} of {len(comparison.changes)}. Were nothing different, up to "
+        f"{judged / 20:.1f} of them would look dearer or cheaper at 95 %."
     )
     yield from _boot_notes(comparison)
     for difference in comparison.differences:
