@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from nestctl.check.findings import Finding, Status
 from nestctl.check.questions import find_backend
-from nestctl.check.settings import find_intents
+from nestctl.check.settings import find_intents, read_bool
 from nestctl.model.facts import Facts, Known
 
 # In a control register the high word says what may be set to 1.
@@ -83,7 +83,7 @@ class AmdFeature(Feature):
 def _judge(feature: Feature, facts: Facts, is_there: bool, shown: str) -> Finding:
     module = find_backend(facts)
     value = module.parameters.get(feature.parameter, "") if module and feature.parameter else ""
-    is_off = value.upper() in ("N", "0")
+    is_off = read_bool(value) is False
     evidence = f"{shown}; {module.name}.{feature.parameter} = {value}" if module and value else shown
     # Where nobody has set it, the kernel itself has: the processor lacks the feature, and nothing can be done.
     intents = find_intents(facts, module.name, feature.parameter) if is_off and module else ()

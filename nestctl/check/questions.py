@@ -6,16 +6,9 @@ from collections.abc import Sequence
 
 from nestctl.check.findings import Answer, Finding, Status, Verdict
 from nestctl.check.places import NOTHING_TELLS, describe_place, name_hypervisor
+from nestctl.check.processors import HARDWARE_MODULES
 from nestctl.check.settings import read_bool
 from nestctl.model.facts import Fact, Facts, Known, Module, NestedRun, Unknown
-
-HARDWARE_MODULES = {
-    "GenuineIntel": "kvm_intel",
-    "CentaurHauls": "kvm_intel",  # Zhaoxin, by both its names
-    "Shanghai": "kvm_intel",
-    "AuthenticAMD": "kvm_amd",
-    "HygonGenuine": "kvm_amd",
-}
 
 # A turn of the loop is two instructions. Hardware takes 0.3-3 ns for it, QEMU's TCG 10 ns (so that KVM inside an
 # emulated machine counts as KVM there, rightly), a software backend that traps or interprets 800-2,000 ns. The line
@@ -203,7 +196,7 @@ def shows_virtualization(facts: Facts) -> bool | None:
 
 def is_nested_enabled(module: Module) -> bool | None:
     """Read the parameter `nested`: kvm_intel prints a bool (Y, N), kvm_amd an int (1, 0). None: it says neither."""
-    return {"Y": True, "1": True, "N": False, "0": False}.get(module.parameters.get("nested", "").strip().upper())
+    return read_bool(module.parameters.get("nested", ""))
 
 
 def is_emulated(facts: Facts) -> bool:

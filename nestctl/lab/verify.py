@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nestctl.adapters.shell import Shell
+from nestctl.check.settings import read_bool
 from nestctl.deadline import Deadline
 from nestctl.errors import GuestError
 from nestctl.lab.seed import FAILURE_FILE, LOG_FILE
@@ -67,7 +68,7 @@ def parse_truth(text: str) -> Truth:
     return Truth(
         signature=values.get("signature", ""),
         kvm_module=values.get("module", ""),
-        is_nested_enabled=values.get("nested", "") in {"Y", "y", "1"},
+        is_nested_enabled=read_bool(values.get("nested", "")) is True,
         has_kvm_device="device" in values,
         prepared=values.get("prepared", ""),
         failure="\n".join(line[8:] for line in text.splitlines() if line.startswith("failure=")),

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from nestctl.adapters.shell import Shell
+from nestctl.check.settings import read_bool
 from nestctl.deadline import Deadline
 from nestctl.errors import NotFoundOutError
 from nestctl.paths import resource
@@ -17,9 +18,6 @@ from nestctl.targets.target import THIS_MACHINE
 STATE_SCHEMA = "nestctl.nested/1"
 
 DROP_IN = "/etc/modprobe.d/nestctl.conf"
-
-# kvm_intel prints a bool (Y, N), kvm_amd an int (1, 0); in files and on the boot line any of them may stand.
-_MEANINGS = {"Y": True, "1": True, "N": False, "0": False}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,15 +49,11 @@ class ModuleState:
     @property
     def is_on(self) -> bool | None:
         """Whether nesting is in effect; None where no module says so."""
-        return read_switch(self.value)
+        return read_bool(self.value)
 
     @property
     def is_in_use(self) -> bool:
         return bool(self.users) or self.refcnt > 0
-
-
-def read_switch(value: str) -> bool | None:
-    return _MEANINGS.get(value.strip().upper())
 
 
 def read_state(shell: Shell, deadline: Deadline) -> ModuleState:
@@ -142,6 +136,6 @@ def say_switch(wanted: bool) -> str:
 
 
 def _say(value: str) -> str:
-    switch = read_switch(value)
+    switch = read_bool(value)
     meaning = "" if switch is None else f" ({say_switch(switch)})"
     return f"nested={value}{meaning}" if value else "nothing"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from nestctl.check.findings import Finding, Status
 from nestctl.check.places import find_place
+from nestctl.check.processors import HARDWARE_MODULES
 from nestctl.check.questions import (
-    HARDWARE_MODULES,
     LONGEST_HARDWARE_TURN_NS,
     NOTHING_THERE,
     find_backend,
 )
-from nestctl.check.rules.common import Rule, caveat, parse_version, show, unknown_finding, wanted_module
-from nestctl.check.settings import forbidding_lines
+from nestctl.check.rules.common import Rule, caveat, parse_numbers, show, unknown_finding, wanted_module
+from nestctl.check.settings import forbidding_lines, read_bool
 from nestctl.model.facts import Device, Facts, Known, Unknown
 
 # IA32_FEATURE_CONTROL: locked, VMX outside of SMX allowed (Intel SDM volume 4, table 2-2).
@@ -154,7 +154,7 @@ def _has_five_level_paging(facts: Facts) -> bool:
     """Say whether 5-level paging is on, in a kernel whose kvm_amd cannot have it (commits 03ca4589, 746700d2)."""
     if isinstance(facts.cpu_flags, Unknown) or isinstance(facts.kernel, Unknown):
         return False
-    return "la57" in facts.cpu_flags.value and (5, 13) <= parse_version(facts.kernel.value) < (5, 15)
+    return "la57" in facts.cpu_flags.value and (5, 13) <= parse_numbers(facts.kernel.value) < (5, 15)
 
 
 def find_device(facts: Facts) -> Finding:
@@ -288,7 +288,7 @@ def _virt_at_load(facts: Facts) -> list[str]:
     """Say where KVM takes the hardware when its module is loaded (since Linux 6.12), and not with its first guest."""
     kvm = facts.modules.value.get("kvm") if isinstance(facts.modules, Known) else None
     value = kvm.parameters.get("enable_virt_at_load", "") if kvm else ""
-    return [f"kvm.enable_virt_at_load is {value}"] if value.upper() in ("Y", "1") else []
+    return [f"kvm.enable_virt_at_load is {value}"] if read_bool(value) else []
 
 
 def find_exit_cost(facts: Facts) -> Finding | None:

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from nestctl.check.findings import Finding, Status
-from nestctl.check.questions import HARDWARE_MODULES, LONGEST_HARDWARE_TURN_NS, is_emulated
+from nestctl.check.processors import HARDWARE_MODULES
+from nestctl.check.questions import LONGEST_HARDWARE_TURN_NS, is_emulated
 from nestctl.model.facts import Fact, Facts, Known, T, Unknown
 
 # A rule looks at one thing and answers None where it has nothing to say about a machine.
@@ -38,7 +39,7 @@ def wanted_module(facts: Facts) -> str:
     return HARDWARE_MODULES.get(facts.cpuid.value.vendor, "") if facts.cpu_flags.value & {"vmx", "svm"} else ""
 
 
-def parse_version(text: str) -> tuple[int, ...]:
+def parse_numbers(text: str) -> tuple[int, ...]:
     """Return the numbers at the head of a version ('6.1.0-9-amd64' is 6, 1, 0); none where it has no number."""
     found = re.match(r"\d{1,6}(?:\.\d{1,6})*", text, re.ASCII)
     return tuple(int(number) for number in found.group(0).split(".")) if found else ()

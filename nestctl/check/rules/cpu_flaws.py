@@ -6,15 +6,13 @@ import re
 from collections.abc import Mapping
 
 from nestctl.check.findings import Finding, Status
-from nestctl.check.rules.common import parse_version, unknown_finding
+from nestctl.check.processors import AMD, HYGON, INTEL, ZHAOXIN
+from nestctl.check.rules.common import parse_numbers, unknown_finding
 from nestctl.model.facts import Facts, Known, Unknown
 
 # Flaws that no guest can use against its host or another guest, by the kernel's table of attack vectors
 # (Documentation/admin-guide/hw-vuln/attack_vector_controls.rst); 'ghostwrite' is of a RISC-V CPU.
 NOT_ACROSS_GUESTS = frozenset({"meltdown", "spectre_v1", "spec_store_bypass", "ghostwrite"})
-
-INTEL, AMD, HYGON = frozenset({"GenuineIntel"}), frozenset({"AuthenticAMD"}), frozenset({"HygonGenuine"})
-ZHAOXIN = frozenset({"CentaurHauls", "Shanghai"})
 
 # Whose CPUs may have a flaw that guests can use. A kernel that knows it has a file of its name, whatever the CPU
 # (drivers/base/cpu.c); whom it looks for it is in arch/x86/kernel/cpu/common.c, cpu_vuln_whitelist and _blacklist.
@@ -115,7 +113,7 @@ def say_flaws(flaws: Mapping[str, str]) -> str:
 
 def _is_older_than_the_files(facts: Facts) -> bool:
     """The directory came with Linux 4.15, and with stable versions of older series (commit 87590ce6e373)."""
-    version = parse_version(facts.kernel.value) if isinstance(facts.kernel, Known) else ()
+    version = parse_numbers(facts.kernel.value) if isinstance(facts.kernel, Known) else ()
     return bool(version) and version < (4, 15)
 
 

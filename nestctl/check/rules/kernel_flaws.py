@@ -20,17 +20,12 @@ from nestctl.check.advisories import (
 )
 from nestctl.check.advisories.version import KernelVersion
 from nestctl.check.findings import Finding, Status
+from nestctl.check.processors import HARDWARE_MODULES
 from nestctl.check.questions import find_backend, is_nested_enabled, offered_feature
+from nestctl.check.settings import read_bool
 from nestctl.model.facts import Facts, Known, Unknown
 
-# The first word of CPUID's vendor decides which module serves KVM: Hygon's CPUs have SVM, Zhaoxin's VMX.
-VENDORS = {
-    "GenuineIntel": Vendor.INTEL,
-    "CentaurHauls": Vendor.INTEL,
-    "Shanghai": Vendor.INTEL,
-    "AuthenticAMD": Vendor.AMD,
-    "HygonGenuine": Vendor.AMD,
-}
+VENDORS = {"kvm_intel": Vendor.INTEL, "kvm_amd": Vendor.AMD}
 
 # Flaws of which a file under /sys/devices/system/cpu/vulnerabilities tells how this machine stands: a kernel that has
 # the file has the fix, and what it says is judged with the flaws of the CPU.
@@ -68,7 +63,7 @@ def assess_exposure(facts: Facts) -> Exposure:
     paging = module.parameters.get({"kvm_intel": "ept", "kvm_amd": "npt"}.get(name, ""), "") if module else ""
     return Exposure(
         gives_nesting=_gives_nesting(facts),
-        on_shadow_pages=name == "kvm_pvm" or paging.upper() in ("N", "0"),
+        on_shadow_pages=name == "kvm_pvm" or read_bool(paging) is False,
     )
 
 
@@ -251,5 +246,5 @@ def _vendors(facts: Facts) -> frozenset[Vendor]:
         return frozenset({Vendor.ARM64})
     if architecture not in ("x86_64", "i686"):
         return frozenset()
-    vendor = VENDORS.get(facts.cpuid.value.vendor) if isinstance(facts.cpuid, Known) else None
+    vendor = VENDORS.get(HARDWARE_MODULES.get(facts.cpuid.value.vendor, "")) if isinstance(facts.cpuid, Known) else None
     return frozenset({Vendor.BOTH, vendor} if vendor else {Vendor.BOTH, Vendor.INTEL, Vendor.AMD})

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from nestctl.check.findings import Finding, Status, Verdict
+from nestctl.check.processors import HARDWARE_MODULES
 from nestctl.check.questions import (
-    HARDWARE_MODULES,
     assess_nesting,
     find_backend,
     is_nested_enabled,

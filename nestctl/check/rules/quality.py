@@ -5,7 +5,8 @@ from __future__ import annotations
 from nestctl.check.features import AMD_FEATURES, INTEL_FEATURES
 from nestctl.check.findings import Finding, Status
 from nestctl.check.questions import find_backend, offered_feature
-from nestctl.check.rules.common import Rule, parse_version, unknown_finding
+from nestctl.check.rules.common import Rule, parse_numbers, unknown_finding
+from nestctl.check.settings import read_bool
 from nestctl.model.facts import Fact, Facts, Known, Program, Unknown
 
 # What the smallest lab takes: an L1 with room for an L2 (templates/labs/single.yaml), its image and its disks.
@@ -32,7 +33,7 @@ def find_nested_paging(facts: Facts) -> Finding | None:
     """Warn where the CPU's second level of page tables is not used: every level inside then pays for it."""
     module = find_backend(facts)
     name = {"kvm_intel": "ept", "kvm_amd": "npt"}.get(module.name if module else "", "")
-    if module is None or module.parameters.get(name, "").upper() not in ("N", "0"):
+    if module is None or read_bool(module.parameters.get(name, "")) is not False:
         return None
     return Finding(
         name="nested.paging",
@@ -76,10 +77,10 @@ def find_save(facts: Facts) -> Finding | None:
 def _lacking_for_save(facts: Facts, state: int, payload: int) -> str:
     if not state or not payload:
         return "KVM does not hand out its nested state"
-    kernel = parse_version(facts.kernel.value) if isinstance(facts.kernel, Known) else ()
+    kernel = parse_numbers(facts.kernel.value) if isinstance(facts.kernel, Known) else ()
     if kernel and kernel < SAVE_KERNEL:
         return "it takes Linux 5.3"
-    qemu = parse_version(qemu_version(facts))
+    qemu = parse_numbers(qemu_version(facts))
     return "it takes QEMU 4.2" if qemu and qemu < SAVE_QEMU else ""
 
 
@@ -101,7 +102,7 @@ def find_ignored_msrs(facts: Facts) -> Finding | None:
     if isinstance(facts.modules, Unknown) or "kvm" not in facts.modules.value:
         return None
     value = facts.modules.value["kvm"].parameters.get("ignore_msrs", "")
-    if value.upper() not in ("Y", "1"):
+    if not read_bool(value):
         return None
     return Finding(
         name="kvm.ignore_msrs",
@@ -192,7 +193,7 @@ def _judge_program(
             fix=f"{fix} (Debian, Ubuntu; elsewhere its package of that name)",
         )
     evidence = ", ".join(part for part in (found.value.program, found.value.package) if part)
-    if (parsed := parse_version(version)) and parsed < oldest:
+    if (parsed := parse_numbers(version)) and parsed < oldest:
         return Finding(
             name=name,
             status=Status.WARN,

@@ -11,6 +11,7 @@ from nestctl.check.findings import Finding, Status
 from nestctl.check.rules.common import Rule, unknown_finding
 from nestctl.check.rules.cpu_flaws import find_cpu_flaws, say_flaws
 from nestctl.check.rules.kernel_flaws import find_kernel_flaws
+from nestctl.check.settings import read_bool
 from nestctl.model.facts import Facts, Known, Unknown
 
 # "Mitigation: PTE Inversion; VMX: conditional cache flushes, SMT vulnerable"
@@ -100,7 +101,7 @@ def find_l1d_flush(facts: Facts) -> Finding | None:
 def find_huge_pages(facts: Facts) -> Finding | None:
     """Warn where a guest can stop this machine by executing from huge pages (iTLB multihit)."""
     value = _parameter(facts, "kvm", "nx_huge_pages")
-    if not _has_flaw(facts, "itlb_multihit") or value.lower() not in ("n", "0", "off", "never"):
+    if not _has_flaw(facts, "itlb_multihit") or read_bool(value) is not False:
         return None
     return Finding(
         name="safety.nx_huge_pages",
@@ -129,7 +130,7 @@ def find_boot_line(facts: Facts) -> Finding | None:
 
 def find_encryption(facts: Facts) -> Finding | None:
     """Mention SEV: guests whose memory is encrypted cannot be hypervisors themselves."""
-    kinds = [kind for kind in ("sev", "sev_es", "sev_snp") if _is_on(_parameter(facts, "kvm_amd", kind))]
+    kinds = [kind for kind in ("sev", "sev_es", "sev_snp") if read_bool(_parameter(facts, "kvm_amd", kind))]
     if not kinds:
         return None
     return Finding(
@@ -167,7 +168,3 @@ def _parameter(facts: Facts, module: str, name: str) -> str:
     if isinstance(facts.modules, Unknown) or module not in facts.modules.value:
         return ""
     return facts.modules.value[module].parameters.get(name, "")
-
-
-def _is_on(value: str) -> bool:
-    return value.upper() in ("Y", "1")
