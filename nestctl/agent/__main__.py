@@ -19,6 +19,10 @@ SERVE = "serve"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one subcommand, or with `serve` each line of standard input, a JSON list of words; return 0.
+
+    A wrong word ends the process with 2 (argparse).
+    """
     parser = argparse.ArgumentParser(prog="agent", description=__doc__)
     parser.add_argument("subcommand", choices=(*SUBCOMMANDS, SERVE))
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
@@ -33,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def answer(subcommand: str, arguments: Sequence[str]) -> None:
+    """Print what a subcommand returns as one line of JSON, flushed, so that who waits for it can go on."""
     module: Any = import_module("." + subcommand, __package__)
     options = argparse.ArgumentParser(prog=f"agent {subcommand}", description=module.__doc__)
     module.add_arguments(options)

@@ -33,6 +33,8 @@ HYPERVISOR_LEAVES = range(0x40000000, 0x40010001, 0x100)
 
 
 class Registers(NamedTuple):
+    """What CPUID leaves in the four registers, unsigned."""
+
     eax: int
     ebx: int
     ecx: int
@@ -111,6 +113,8 @@ def _text(*words: int) -> str:
 
 
 def read_facts() -> Fact:
+    """Return what `describe` says as a fact; unknown where this is no x86 machine or the page may not be executed."""
+
     def look() -> dict[str, Any]:
         with open_cpuid() as cpuid:
             return describe(cpuid)

@@ -23,6 +23,7 @@ def read_disturbance() -> dict[str, int]:
 
 
 def difference(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
+    """Return what each counter grew by, of those that both have; 0 for one that went back."""
     return {name: max(0, after[name] - before[name]) for name in after if name in before}
 
 
@@ -35,11 +36,13 @@ def _stolen_ns() -> int | None:
 
 
 def parse_waited(schedstat: str) -> int | None:
+    """Return the second number of /proc/self/schedstat, in nanoseconds; None where it is not of three numbers."""
     words = schedstat.split()
     return int(words[1]) if len(words) == 3 and words[1].isdigit() else None
 
 
 def parse_stolen(stat: str, ticks_per_s: int) -> int | None:
+    """Return what the first line of /proc/stat says of stolen time, in nanoseconds; None where it has no such field."""
     words = stat.partition("\n")[0].split()
     if len(words) <= STEAL or words[0] != "cpu" or not words[STEAL].isdigit():
         return None

@@ -250,6 +250,7 @@ def _software() -> str:
 
 
 def render_remark(text: str) -> str:
+    """Say beside a figure what takes from it: that what serves KVM is software, then `text`; '' for neither."""
     software = _software().lstrip("; ")
     return "; ".join(part for part in (software and f"{software}, not the cost of hardware", text) if part)
 

@@ -13,6 +13,7 @@ class NotFoundOut(Exception):  # noqa: N818 - not an error of the program: it be
 
 
 def known(value: Any) -> Fact:
+    """Make a known fact; `value` has to be what json.dump can write."""
     return {"value": value}
 
 

@@ -14,11 +14,13 @@ SCHEMA = "nestctl.facts/2"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the subcommand `facts`."""
     parser.add_argument("--passive", action="store_true", help="only read files; never open /dev/kvm, start nothing")
     parser.add_argument("--record", action="store_true", help="add what was read of every file, as 'tree'")
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the document that the subcommand `facts` prints, of schema `nestctl.facts`."""
     return read_facts(passive=options.passive, record=options.record)
 
 

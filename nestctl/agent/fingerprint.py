@@ -21,6 +21,7 @@ def add_arguments(_parser: argparse.ArgumentParser) -> None:
 
 
 def run(_arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the document of the subcommand `fingerprint`: names and values, all of them text."""
     return {"schema": "nestctl.fingerprint/1", "environment": {**read_fingerprint(), **read_versions()}}
 
 

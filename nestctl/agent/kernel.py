@@ -77,6 +77,7 @@ def _measure_wake(samples: int, target_ns: int, ours: int, theirs: int) -> Outco
 
 @contextmanager
 def bound_to(cpu: int) -> Iterator[None]:
+    """Keep this process on one CPU, and afterwards where it was. Raises OSError for a CPU it may not use."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {cpu})
     try:

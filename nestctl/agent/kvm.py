@@ -98,6 +98,7 @@ class Sample(NamedTuple):
 
     @property
     def ns_per_turn(self) -> float:
+        """The time of one turn in nanoseconds, with its share of the one KVM_RUN."""
         return self.elapsed_ns / self.turns
 
 
@@ -118,6 +119,7 @@ class SupportedCpuid(NamedTuple):
         return self.has_bit(0x80000001, "ecx", 2)
 
     def has_bit(self, leaf: int, register: str, bit: int) -> bool:
+        """Whether a bit of 'eax', 'ebx', 'ecx' or 'edx' is set in any entry of a leaf, whatever its index."""
         place = ("eax", "ebx", "ecx", "edx").index(register) + 3
         return any(entry[0] == leaf and entry[place] >> bit & 1 for entry in self.entries)
 
@@ -133,6 +135,7 @@ def open_device(path: str = DEVICE) -> Iterator[int]:
 
 
 def read_api_version(device: int) -> int:
+    """Return what KVM_GET_API_VERSION says: 12 since Linux 2.6.22, and on every KVM that can be used."""
     return fcntl.ioctl(device, KVM_GET_API_VERSION, 0)
 
 
@@ -239,6 +242,7 @@ class MicroGuest(Vcpu):
         return self.resume()
 
     def read_registers(self) -> Sequence[int]:
+        """Return the vCPU's general registers in the order of struct kvm_regs, then RIP and RFLAGS."""
         return REGISTERS.unpack(fcntl.ioctl(self.vcpu, KVM_GET_REGS, bytes(REGISTERS.size)))
 
 

@@ -39,6 +39,7 @@ class Stats:
             raise
 
     def close(self) -> None:
+        """Close the descriptor; the vCPU's own goes on."""
         os.close(self._descriptor)
 
     def read(self) -> dict[str, int]:

@@ -31,6 +31,7 @@ BLOCK_BYTES = 4096
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the subcommand `measure`."""
     parser.add_argument("--workload", action="append", choices=sorted(WORKLOADS), help="repeat for more; default: all")
     parser.add_argument("--samples", type=int, default=3, help="samples of each workload")
     parser.add_argument("--target-ms", type=int, default=100, help="time that one sample should take")

@@ -37,6 +37,7 @@ class Memory:
         self._mapping.madvise(mmap.MADV_DONTNEED, self._offset, self.size)
 
     def close(self) -> None:
+        """Give the memory back; its address must not be used any more."""
         self._mapping.close()
 
     def expect_pages(self, touched: int | None = None) -> None:
@@ -48,11 +49,13 @@ class Memory:
             raise NotMeasuredError(f"{self.describe_pages()}, which were not wanted")
 
     def describe_pages(self) -> str:
+        """Say how much of it is in huge pages now, in MiB."""
         huge = self.huge_bytes
         return f"{huge >> 20} of {self.size >> 20} MiB in 2 MiB pages" if huge else "none of it in 2 MiB pages"
 
     @property
     def huge_bytes(self) -> int:
+        """How much of it is in huge pages now, in bytes, as the kernel counts it (read anew each time)."""
         return read_huge_bytes(self.start, Path(SMAPS).read_text(encoding="ascii", errors="replace"))
 
 

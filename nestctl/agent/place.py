@@ -23,6 +23,7 @@ XENFEAT_DOM0 = 11  # include/xen/interface/features.h
 
 
 def read_facts(tree: Tree) -> dict[str, Fact]:
+    """Read every fact about where this machine is; what cannot be read is unknown with its reason."""
     return {
         "dmi": find_out(lambda: read_dmi(tree)),
         "smbios_is_guest": find_out(lambda: read_smbios_is_guest(tree)),

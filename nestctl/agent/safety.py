@@ -94,6 +94,7 @@ def read_switch(tree: Tree, path: str) -> bool:
 
 
 def read_number(tree: Tree, path: str) -> int:
+    """Read a file that holds a number. Raises `NotFoundOut` where it says something else, or more than nine digits."""
     text = tree.word(path)
     if not re.fullmatch(r"[0-9]{1,9}", text):
         raise NotFoundOut(f"/{path} says '{text[:40]}' where a number should be.")

@@ -31,6 +31,7 @@ def timed(run_operations: Run, operations: int) -> SampleRecord:
 
 
 def sample(operations: int, begin_ns: int, end_ns: int) -> SampleRecord:
+    """Make the record of one sample; times are of CLOCK_MONOTONIC_RAW, in nanoseconds."""
     return {"operations": operations, "elapsed_ns": end_ns - begin_ns, "begin_ns": begin_ns, "end_ns": end_ns}
 
 

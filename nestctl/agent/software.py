@@ -45,6 +45,7 @@ CAPABILITIES = "var/cache/libvirt/qemu/capabilities"
 
 
 def read_facts(tree: Tree) -> dict[str, Fact]:
+    """Read which QEMU and libvirt are here, from packages' files and programs' paths; nothing is started."""
     packages = read_packages(tree)
     return {
         "qemu": find_out(lambda: _find(tree, packages, QEMU_PACKAGES, QEMU_PROGRAMS)),

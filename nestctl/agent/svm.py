@@ -107,6 +107,10 @@ def install_svm(guest: MicroGuest, cpuid: SupportedCpuid) -> MicroHypervisor:
 
 
 def assemble_program() -> Program:
+    """Assemble L1: it enters L2 until ESI exits are done, or one was not CPUID's, and leaves by a write to END_PORT.
+
+    Then EBX has the number of exits, and RCX the code of the last.
+    """
     return assemble(
         PROGRAM,
         MSR_EFER=MSR_EFER,

@@ -19,6 +19,10 @@ from nestctl.model.facts import Accelerator, Facts, Known
 
 
 def assess(facts: Facts) -> Assessment:
+    """Judge one machine: every rule once, then the answers, for guests of one's own.
+
+    `nestctl.check.report.count_safety` makes safety part of the verdict.
+    """
     can_accelerate, can_nest = assess_acceleration(facts), assess_nesting(facts)
     findings = {question: _find(question, facts) for question in RULES_BY_QUESTION}
     return Assessment(

@@ -17,6 +17,8 @@ LIST = "list"  # the word that asks for all names
 
 @dataclass(frozen=True, kw_only=True)
 class Explanation:
+    """One table of explanations.toml: sentences, not wrapped, and the documents they rest on."""
+
     name: str
     means: str
     why: str
@@ -56,6 +58,7 @@ def explain(name: str) -> str:
 
 
 def render_explanation(explanation: Explanation) -> str:
+    """Return lines of at most 100 columns, the last with its end."""
     parts = (
         ("what it means", explanation.means),
         ("why it matters", explanation.why),

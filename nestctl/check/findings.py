@@ -10,16 +10,24 @@ from nestctl.model.facts import Accelerator
 
 
 class Verdict(StrEnum):
+    """An answer; UNKNOWN is that of a question that could not be looked into, never that of a bad machine."""
+
     YES = "yes"
     NO = "no"
     UNKNOWN = "unknown"
 
     @property
     def exit_code(self) -> ExitCode:
+        """What a process ends with that only asked this: 0, 1 or 3."""
         return {Verdict.YES: ExitCode.OK, Verdict.NO: ExitCode.NO, Verdict.UNKNOWN: ExitCode.NOT_FOUND_OUT}[self]
 
 
 class Status(StrEnum):
+    """How a finding counts: WARN and FAIL with `--strict`; FAIL and UNKNOWN decide whether nesting is good.
+
+    Whether it is safe for tenants WARN decides, too. INFO is worth knowing and changes nothing.
+    """
+
     PASS = "pass"  # noqa: S105 - a status, no password
     INFO = "info"
     WARN = "warn"
@@ -54,6 +62,8 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
+    """A verdict with its reason, which stands after a colon: no capital, no full stop."""
+
     verdict: Verdict
     reason: str
 
@@ -117,4 +127,5 @@ class Assessment:
         return {question: getattr(self, question) for question in Question}
 
     def findings_of(self, question: Question) -> tuple[Finding, ...]:
+        """Return the findings of one question, in the order of its rules."""
         return tuple(finding for finding in self.findings if finding.question is question)

@@ -74,6 +74,7 @@ class Place:
 
 
 def dmi(facts: Facts) -> Mapping[str, str]:
+    """Return the fields of DMI that were read, none where there is no DMI."""
     return facts.dmi.value if isinstance(facts.dmi, Known) else {}
 
 
@@ -285,6 +286,7 @@ PLACES: tuple[Place, ...] = (
 
 
 def find_place(facts: Facts) -> Place | None:
+    """Return the first place of the table that fits, a cloud before its hypervisor; None for an unknown one."""
     return next((place for place in PLACES if place.is_here(facts)), None)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nestctl.model.facts import Facts, Known, Module
+from nestctl.model.facts import Facts, Known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,3 @@ def forbidding_lines(facts: Facts, module: str) -> tuple[str, ...]:
             if name in ("module_blacklist", "modprobe.blacklist") and listed & {module, "kvm"}:
                 found.append(f"the boot line: {word}")
     return tuple(found)
-
-
-def is_in_use(module: Module) -> bool:
-    return bool(module.users)

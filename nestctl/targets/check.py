@@ -32,12 +32,14 @@ class Outcome:
 
     @property
     def exit_code(self) -> ExitCode:
+        """What a process ends with that checked only this; 3 where there is no report."""
         if self.report is None:
             return ExitCode.NOT_FOUND_OUT
         return self.report.assessment.exit_code(is_strict=self.is_strict)
 
 
 def worst_of(exit_codes: Sequence[ExitCode]) -> ExitCode:
+    """Return the one that counts for all: 3 before 1 before 0. Raises StopIteration where there is none."""
     return next(code for code in _WORST_FIRST if code in exit_codes)
 
 

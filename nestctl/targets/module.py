@@ -53,6 +53,7 @@ class ModuleState:
 
     @property
     def is_in_use(self) -> bool:
+        """Whether it cannot be unloaded now; without root a user may be counted and not shown."""
         return bool(self.users) or self.refcnt > 0
 
 
@@ -68,6 +69,7 @@ def read_state(shell: Shell, deadline: Deadline) -> ModuleState:
 
 
 def parse_state(document: Mapping[str, Any]) -> ModuleState:
+    """Read what nested-look.sh printed. Raises ValueError, KeyError or TypeError for anything else."""
     return ModuleState(
         name=document["module"],
         state=document["state"],
@@ -103,6 +105,7 @@ def render_state(state: ModuleState) -> str:
 
 
 def say_users(state: ModuleState) -> str:
+    """Name who uses the module, or say why nobody is named."""
     if state.users:
         return ", ".join(f"'{user.name}' (process {user.pid})" for user in state.users)
     if state.refcnt:
@@ -132,6 +135,7 @@ def say_left(target: str, state: ModuleState, wanted: bool) -> str:
 
 
 def say_switch(wanted: bool) -> str:
+    """Return the word of the command line: 'on' or 'off'."""
     return "on" if wanted else "off"
 
 

@@ -39,6 +39,7 @@ class Row:
 
 
 def make_row(outcome: Outcome) -> Row:
+    """Reduce an outcome to its line; the facts, some hundred KiB for each machine, can go then."""
     if outcome.report is None:
         return Row(
             name=outcome.target.name,

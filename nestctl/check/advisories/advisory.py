@@ -56,6 +56,7 @@ class Advisory:
 
     @property
     def title(self) -> str:
+        """The number, and the name where people gave it one."""
         return f"{self.id} ({self.name})" if self.name else self.id
 
     def is_affected(self, version: KernelVersion) -> bool:
@@ -71,6 +72,7 @@ class Advisory:
         )
 
     def has_fix(self, version: KernelVersion) -> bool:
+        """Whether a version has the fix, by that of its series, else by the mainline's; vendors' backports aside."""
         fix = self.fix_for(version) or self.mainline
         return fix is not None and version >= fix
 

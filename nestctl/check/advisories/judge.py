@@ -11,6 +11,8 @@ from nestctl.check.advisories.release import Basis, Release
 
 
 class Standing(StrEnum):
+    """How an advisory stands with a kernel. UNKNOWN is no answer in either direction."""
+
     FIXED = "fixed"
     NOT_AFFECTED = "not affected"
     VULNERABLE = "vulnerable"
@@ -19,6 +21,8 @@ class Standing(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
+    """An advisory, how it stands, and the versions that say so: `reason` follows the title in a sentence."""
+
     advisory: Advisory
     standing: Standing
     reason: str

@@ -16,6 +16,7 @@ Rule: TypeAlias = Callable[[Facts], Finding | None]
 
 
 def unknown_finding(name: str, what: str, fact: Unknown) -> Finding:
+    """Make a finding of what was not found out; `what` begins the sentence, and the reason is the evidence."""
     return Finding(name=name, status=Status.UNKNOWN, summary=f"{what} is unknown", evidence=fact.reason)
 
 
@@ -29,6 +30,7 @@ def caveat(facts: Facts) -> str:
 
 
 def show(fact: Fact[T]) -> str:
+    """Return a fact's value as text, 'unknown' where it is."""
     return str(fact.value) if isinstance(fact, Known) else "unknown"
 
 

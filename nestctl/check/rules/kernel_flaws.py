@@ -58,6 +58,7 @@ class Exposure:
 
 
 def assess_exposure(facts: Facts) -> Exposure:
+    """Say how far guests get: by what KVM offers, else by its parameter. Without EPT or NPT all are on shadow pages."""
     module = find_backend(facts)
     name = module.name if module else ""
     paging = module.parameters.get({"kvm_intel": "ept", "kvm_amd": "npt"}.get(name, ""), "") if module else ""

@@ -209,6 +209,7 @@ def _judge_program(
 
 
 def qemu_version(facts: Facts) -> str:
+    """Return QEMU's version as the package has it, else as QEMU says it; '' where neither is known."""
     return _version(facts.qemu, facts.qemu_version)
 
 
