@@ -31,6 +31,22 @@ def test_more_of_what_is_better_is_cheaper() -> None:
     assert row.figures[1].ratios[0].value == pytest.approx(4.0)
 
 
+def test_what_differs_between_boots_is_in_the_interval() -> None:
+    """The second boot of l1 costs half as much again; its rounds hardly differ. Of one boot that would look certain."""
+    levels = [record("L0"), record("l1", "L0")]
+    calls = []
+    for boot, l1_ns in ((1, 2000), (2, 3000)):
+        for number in range(5 * boot - 4, 5 * boot + 1):
+            for name, cost_ns in (("L0", 1000), ("l1", l1_ns)):
+                calls.append(call(name, number, "cpu", cost_ns + number).model_copy(update={"boot": boot}))
+    (row,) = summarize(results(levels, calls, workloads=CPU)).rows
+    l1 = row.figures[1]
+    assert [len(values) for values in l1.boots] == [5, 5]
+    assert l1.values == tuple(value for values in l1.boots for value in values)
+    assert l1.ratios[0].interval is not None
+    assert l1.ratios[0].interval.half_width > 2
+
+
 def test_a_round_counts_once_however_many_samples_it_has() -> None:
     first = call("L0", 1, "cpu", 1000)
     more = tuple(Sample(operations=1000, elapsed_ns=ns, begin_ns=0, end_ns=ns) for ns in (7000, 8000, 9000))
