@@ -14,7 +14,7 @@ from typing import Any, Sequence
 
 # A subcommand is a module with `add_arguments(parser)` and `run(options) -> what json.dump can print`. Only that which
 # is asked for is imported: two levels down, under emulation, each module that is compiled costs a tenth of a second.
-SUBCOMMANDS = ("facts", "fingerprint", "measure")
+SUBCOMMANDS = ("disturbance", "facts", "fingerprint", "measure", "vm_exits")
 SERVE = "serve"
 
 

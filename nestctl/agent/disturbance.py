@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+from typing import Any
 
 SCHEDSTAT = "/proc/self/schedstat"
 STAT = "/proc/stat"
 STEAL = 8  # the place of 'steal' in the line 'cpu' of /proc/stat, its name counted (proc_stat(5))
 NS_PER_S = 1_000_000_000
 MOST_BYTES = 4096  # what is wanted is in the first line
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the subcommand `disturbance`: there are none."""
+
+
+def run(_arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return what the hypervisor above has taken from this machine since it was started, where the kernel says it."""
+    return {"schema": "nestctl.disturbance/1", "stolen_ns": _stolen_ns()}
 
 
 def read_disturbance() -> dict[str, int]:

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import mmap
 import os
 import random
+import sys
 import tempfile
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
@@ -20,7 +24,7 @@ from . import exits, faults, kernel, wakes, walks
 from .fact import NotFoundOut
 from .memory import Memory
 from .native import COPY, COUNT_DOWN, LINE_BYTES, NotMeasuredError, Routine
-from .sampling import Outcome, clock_ns, take_samples
+from .sampling import Outcome, clock_ns, pausing, take_samples
 
 Measure = Callable[[int, int], Outcome]
 
@@ -33,6 +37,9 @@ BLOCK_BYTES = 4096
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the subcommand `measure`."""
     parser.add_argument("--workload", action="append", choices=sorted(WORKLOADS), help="repeat for more; default: all")
+    parser.add_argument(
+        "--pause", action="append", default=[], help="a workload to stop before and after the samples of"
+    )
     parser.add_argument("--samples", type=int, default=3, help="samples of each workload")
     parser.add_argument("--target-ms", type=int, default=100, help="time that one sample should take")
 
@@ -40,16 +47,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure what was asked for, in the order asked, and return the document to print."""
     begin_ns = clock_ns()
-    outcomes = [
-        measure_one(name, arguments.samples, arguments.target_ms * 1_000_000)
-        for name in arguments.workload or sorted(WORKLOADS)
-    ]
+    outcomes = []
+    for name in arguments.workload or sorted(WORKLOADS):
+        with pausing(partial(_ask, name)) if name in arguments.pause else nullcontext():
+            outcomes.append(measure_one(name, arguments.samples, arguments.target_ms * 1_000_000))
     return {
         "schema": "nestctl.measure/1",
         "begin_ns": begin_ns,
         "end_ns": clock_ns(),
         "outcomes": outcomes,
     }
+
+
+def _ask(workload: str, at: str) -> None:
+    """Say that samples begin or have ended, and wait for a line: whoever asked looks at counters and clocks then."""
+    json.dump({"schema": "nestctl.pause/1", "workload": workload, "at": at}, sys.stdout)
+    sys.stdout.write("\n")
+    sys.stdout.flush()
+    sys.stdin.readline()
 
 
 def measure_one(name: str, samples: int, target_ns: int) -> Outcome:

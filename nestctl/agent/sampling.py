@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Callable, Dict
+from contextlib import contextmanager
+from typing import Any, Callable, Dict, Iterator
 
 from .disturbance import difference, read_disturbance
 
@@ -12,8 +13,28 @@ SampleRecord = Dict[str, Any]
 Run = Callable[[int], Any]
 Time = Callable[[int], SampleRecord]
 
+Pause = Callable[[str], None]
+
 LARGEST_COUNT = (1 << 32) - 1
 RETRIES = 4
+
+
+_pauses: list[Pause] = []
+
+
+@contextmanager
+def pausing(pause: Pause) -> Iterator[None]:
+    """Have `pause` called with 'begin' right before samples are taken, and with 'end' right after."""
+    _pauses.append(pause)
+    try:
+        yield
+    finally:
+        _pauses.pop()
+
+
+def _pause(at: str) -> None:
+    for pause in _pauses:
+        pause(at)
 
 
 def clock_ns() -> int:
@@ -68,7 +89,9 @@ def take_timed(
     for _ in range(warm_ups):
         time_operations(operations)
     for _ in range(RETRIES):
+        _pause("begin")
         taken = [time_operations(operations) for _ in range(samples)]
+        _pause("end")
         shortest_ns = max(min(record["elapsed_ns"] for record in taken), 1)
         if shortest_ns >= target_ns // 8 or operations == most:
             break

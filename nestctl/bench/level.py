@@ -12,6 +12,7 @@ class Level(Protocol):
 
     `above` names the level whose hypervisor runs it; the top has none. `is_emulated` is also true for a KVM guest of an
     emulated level. `boot_s` are the seconds from its start to the first answer over SSH, where the lab recorded them.
+    `domain` is its name in libvirt of the level above.
     """
 
     @property
@@ -28,3 +29,5 @@ class Level(Protocol):
     def accelerator(self) -> str: ...
     @property
     def boot_s(self) -> tuple[float, ...]: ...
+    @property
+    def domain(self) -> str: ...

@@ -150,8 +150,8 @@ def _notes(summary: Summary) -> Iterator[str]:
     for clock in summary.clocks:
         if clock.drift is not None and clock.is_wrong:
             yield (
-                f"The clock of {clock.level} went {clock.drift:+.1%} against this machine's (more than "
-                f"{CLOCK_TOLERANCE:.0%}): its figures are not to be trusted."
+                f"The clock of {clock.level} went {clock.drift:+.2%} against this machine's (more than "
+                f"{CLOCK_TOLERANCE * 1e6:.0f} ppm): its figures are not to be trusted."
             )
     yield from _disturbance_notes(summary)
     for level in summary.results.levels:
@@ -210,6 +210,11 @@ def _disturbance_notes(summary: Summary) -> Iterator[str]:
             yield (
                 f"{level.name}: {disturbed} of {samples} samples had no CPU for over {DISTURBANCE_TOLERANCE:.0%} of "
                 "their time: something else ran there, or above."
+            )
+        if unlike := sum(figure.unlike_clock for figure in figures):
+            yield (
+                f"{level.name}: of {unlike} of {samples} samples the level's clock says another time than this "
+                "machine's around them."
             )
         if outliers := sum(point.is_outlier for figure in figures for point in figure.points):
             yield f"{level.name}: {outliers} of {samples} samples are far from the others, and kept."
@@ -292,6 +297,8 @@ def _flags(figure: Figure) -> Iterator[str]:
         yield f"{len(figure.void)} of {samples} samples do not count: {figure.void[0]}"
     if outliers := sum(point.is_outlier for point in figure.points):
         yield f"{outliers} of {samples} samples {'is an outlier' if outliers == 1 else 'are outliers'} (kept)"
+    if figure.unlike_clock:
+        yield f"{figure.unlike_clock} of {samples} samples took another time by L0's clock"
     if figure.disturbed:
         yield f"{figure.disturbed} of {samples} samples had no CPU for over {DISTURBANCE_TOLERANCE:.0%} of their time"
 

@@ -12,16 +12,19 @@ from datetime import UTC, datetime
 from nestctl import __version__
 from nestctl.bench.agents import Agents
 from nestctl.bench.boot import read_boots, wants_boots
+from nestctl.bench.brackets import Brackets, add_brackets, clock_ns, make_bracket
 from nestctl.bench.level import Level
 from nestctl.bench.programs import Program, read_programs
 from nestctl.bench.run_program import run_program
-from nestctl.bench.summary import is_precise
+from nestctl.bench.summary import CLOCK_TOLERANCE, is_precise
 from nestctl.bench.workloads import AGENT_WORKLOADS, choose_workloads
 from nestctl.deadline import Deadline
 from nestctl.errors import DeadlineError, NestctlError, UsageError
 from nestctl.model.samples import (
+    Bracket,
     Call,
     Ending,
+    Family,
     LevelRecord,
     Outcome,
     Results,
@@ -30,6 +33,9 @@ from nestctl.model.samples import (
     parse_fingerprint,
     parse_measurement,
 )
+
+# A micro-guest counts its own exits, and a pause before its samples would be felt in them (how-we-measure.md).
+_BRACKETED = frozenset(workload.name for workload in AGENT_WORKLOADS if workload.family is not Family.MICRO_GUEST)
 
 Step = Callable[[str], AbstractContextManager[None]]
 
@@ -41,6 +47,7 @@ class _Log:
     levels: Sequence[Level]
     measured: Sequence[Level]
     agents: Agents
+    brackets: Brackets
     workloads: tuple[Workload, ...]
     settings: Settings
     title: str
@@ -61,6 +68,7 @@ class _Log:
             workloads=self.workloads,
             levels=tuple(self._record(level) for level in self.levels),
             calls=tuple(self.calls),
+            left_out=self.brackets.list_reasons(),
         )
 
     def _record(self, level: Level) -> LevelRecord:
@@ -97,10 +105,12 @@ def run_bench(
     measured before. Raises `UsageError` for settings or levels that make no sense.
     """
     _check_names(levels)
+    agents = Agents()
     log = _Log(
         levels=levels,
         measured=[level for level in levels if only in ("", level.name)],
-        agents=Agents(),
+        agents=agents,
+        brackets=Brackets(levels={level.name: level for level in levels}, agents=agents),
         workloads=choose_workloads(settings.workloads),
         settings=settings,
         title=title,
@@ -178,20 +188,22 @@ def _measure(visit: _Visit, number: int, names: Sequence[str], deadline: Deadlin
     level, settings = visit.level, log.settings
     arguments = ["measure", f"--samples={settings.samples}", f"--target-ms={settings.target_ms}"]
     arguments += [f"--workload={name}" for name in names]
+    arguments += [f"--pause={name}" for name in names if name in _BRACKETED]
     timeout_s = min(_timeout_s(level, len(names), settings), deadline.remaining_s)
-    call = Call(level=level.name, round=number, is_control=visit.is_control, host_begin_ns=_clock_ns(), host_end_ns=0)
+    log.brackets.read_exits(level)  # starts the agent above, which is no part of the visit
+    call = Call(level=level.name, round=number, is_control=visit.is_control, host_begin_ns=clock_ns(), host_end_ns=0)
     visiting = Deadline.after(timeout_s, f"Measuring '{level.name}'")
     try:
         if level.name not in log.environments:
             document = log.agents.ask(level, ("fingerprint",), deadline=visiting)
             log.environments[level.name] = parse_fingerprint(document, where=level.shell.where)
-            log.setups_ns[level.name] = _clock_ns() - call.host_begin_ns
-            call = call.model_copy(update={"host_begin_ns": _clock_ns()})
-        document = log.agents.ask(level, arguments, deadline=visiting)
-        measured = parse_measurement(document, where=level.shell.where)
+            log.setups_ns[level.name] = clock_ns() - call.host_begin_ns
+            call = call.model_copy(update={"host_begin_ns": clock_ns()})
+        document, brackets = log.brackets.measure(level, arguments, visiting)
+        measured = add_brackets(parse_measurement(document, where=level.shell.where), brackets)
     except NestctlError as error:
-        return call.model_copy(update={"host_end_ns": _clock_ns(), "failure": error.message})
-    end_ns = _clock_ns()
+        return call.model_copy(update={"host_end_ns": clock_ns(), "failure": error.message})
+    end_ns = clock_ns()
     stamps = {"host_end_ns": end_ns, "level_begin_ns": measured.begin_ns, "level_end_ns": measured.end_ns}
     return call.model_copy(update={**stamps, "outcomes": measured.outcomes})
 
@@ -201,11 +213,13 @@ def _run_program(program: Program, visit: _Visit, number: int, deadline: Deadlin
     level = visit.level
     above = next((other for other in log.levels if other.name == level.above), None)
     timeout_s = min(_timeout_s(level, 1, log.settings), deadline.remaining_s)
-    begin_ns = _clock_ns()
+    running = Deadline.after(timeout_s, f"'{program.program}' on '{level.name}'")
+    stolen_ns, exits = log.brackets.read_stolen(level, running), log.brackets.read_exits(level)
+    begin_ns = clock_ns()
     try:
-        outcome = run_program(
-            program, level, above, Deadline.after(timeout_s, f"'{program.program}' on '{level.name}'")
-        )
+        outcome = run_program(program, level, above, running)
+        bracket = make_bracket(begin_ns, clock_ns(), exits, log.brackets.read_exits(level))
+        outcome = bracket_program(outcome, bracket, stolen_ns, log.brackets.read_stolen(level, running))
     except NestctlError as error:
         deadline.check()
         outcome = Outcome(workload=program.name, not_measured=error.message)
@@ -214,9 +228,23 @@ def _run_program(program: Program, visit: _Visit, number: int, deadline: Deadlin
         round=number,
         is_control=visit.is_control,
         host_begin_ns=begin_ns,
-        host_end_ns=_clock_ns(),
+        host_end_ns=outcome.bracket.host_end_ns if outcome.bracket else clock_ns(),
         outcomes=(outcome,),
     )
+
+
+def bracket_program(outcome: Outcome, bracket: Bracket, before_ns: int | None, after_ns: int | None) -> Outcome:
+    """Add what was seen from outside. A sample that took longer than L0's clock says cannot be right and is void."""
+    around_ns = bracket.host_end_ns - bracket.host_begin_ns
+    stolen_ns = None if before_ns is None or after_ns is None else max(after_ns - before_ns, 0)
+    samples = []
+    for sample in outcome.samples:
+        void = ""
+        if sample.elapsed_ns > around_ns * (1 + CLOCK_TOLERANCE):
+            void = f"it says that it took {sample.elapsed_ns / 1e9:.3f} s, and by L0's clock all of it took "
+            void += f"{around_ns / 1e9:.3f} s"
+        samples.append(sample.model_copy(update={"stolen_ns": stolen_ns, "void": void}))
+    return outcome.model_copy(update={"samples": tuple(samples), "bracket": bracket if samples else None})
 
 
 def longest_run_s(levels: Sequence[Level], settings: Settings) -> float:
@@ -238,7 +266,3 @@ def _timeout_s(level: Level, workloads: int, settings: Settings) -> float:
     """Allow four times the measuring and a minute per level of depth for starting; an emulated level gets triple."""
     measuring_s = workloads * (settings.samples + 1) * settings.target_ms / 1000
     return (60 * (level.depth + 1) + 4 * measuring_s) * (3 if level.is_emulated else 1)
-
-
-def _clock_ns() -> int:
-    return time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW)

@@ -9,7 +9,10 @@ from dataclasses import dataclass, replace
 from nestctl.bench.stats import Interval, Spread, detectable_effect, is_outlier, ratio_interval, spread
 from nestctl.model.samples import Better, Call, LevelRecord, Outcome, Results, Sample, Workload
 
-CLOCK_TOLERANCE = 0.05
+CLOCK_TOLERANCE = 1e-3  # what NTP may correct a clock by is half of that (500 ppm, adjtimex(2)); more is no oscillator
+MESSAGE_NS = 100_000_000  # what the two messages around samples may take before the level's clock is suspected
+MESSAGE_SHARE = 0.05
+KNOWN_WELL = 0.05  # a drift whose uncertainty is larger is not said
 DISTURBANCE_TOLERANCE = 0.01  # of a sample, spent ready and without a CPU
 _Stamps = tuple[int, int, int, int]  # L0's clock and the level's when a call began, and when it ended
 NOT_REACHED = "the run ended before it was measured"
@@ -50,9 +53,10 @@ class Point:
 class Figure:
     """One workload on one level. `boots` has the medians of the rounds of each boot; without any there is a reason.
 
-    The reason is in `not_measured`. A time to boot is a boot of its own. `exits_per_operation` is what the level's KVM
-    counted; `void` are the reasons of samples that do not count, and `disturbed` is how many of the others were kept
-    from a CPU for more than 1 % of their time.
+    The reason is in `not_measured`. A time to boot is a boot of its own. `exits_per_operation` is what KVM counted: of
+    a micro-guest its own, of other workloads those of the whole level, by the level above. `void` are the reasons of
+    samples that do not count, `disturbed` is how many of the others were kept from a CPU for more than 1 % of their
+    time, and `unlike_clock` in how many the clocks of the level and of L0 disagree.
     """
 
     level: LevelRecord
@@ -67,6 +71,7 @@ class Figure:
     exits_per_operation: float | None = None
     void: tuple[str, ...] = ()
     disturbed: int = 0
+    unlike_clock: int = 0
 
     @property
     def values(self) -> tuple[float, ...]:
@@ -87,7 +92,7 @@ class ClockCheck:
 
     @property
     def is_wrong(self) -> bool:
-        """Whether the clock is off by more than 5 % even if calls took as long as they may have."""
+        """Whether the clock is off by more than 1000 ppm even if calls took as long as they may have."""
         return self.drift is not None and abs(self.drift) - self.uncertainty > CLOCK_TOLERANCE
 
 
@@ -149,7 +154,7 @@ def check_clock(level: str, calls: Iterable[Call]) -> ClockCheck:
             stamps = (call.host_begin_ns, call.level_begin_ns, call.host_end_ns, call.level_end_ns)
             boots.setdefault(call.boot, []).append(stamps)
     checks = [check for stamped in boots.values() if (check := _check_boot(level, stamped))]
-    known = [check for check in checks if check.is_wrong or check.uncertainty <= CLOCK_TOLERANCE]
+    known = [check for check in checks if check.is_wrong or check.uncertainty <= KNOWN_WELL]
     none = ClockCheck(level=level, drift=None)
     return min(known, key=lambda check: (not check.is_wrong, check.uncertainty), default=none)
 
@@ -228,9 +233,10 @@ def _summarize_figure(results: Results, level: LevelRecord, workload: Workload, 
         not_measured="" if values else _reason(outcomes, calls),
         how=_last(outcome.how for outcome in outcomes),
         remark=_last(outcome.remark for outcome in outcomes),
-        exits_per_operation=_exits(samples),
+        exits_per_operation=_exits(outcomes),
         void=tuple(sample.void for outcome in outcomes for sample in outcome.samples if sample.void),
         disturbed=sum(_is_disturbed(sample) for sample in samples),
+        unlike_clock=sum(len(_valid(outcome)) for call, outcome in taken if disagrees(call, outcome)),
     )
 
 
@@ -238,9 +244,35 @@ def _valid(outcome: Outcome) -> tuple[Sample, ...]:
     return tuple(sample for sample in outcome.samples if not sample.void)
 
 
-def _exits(samples: Sequence[Sample]) -> float | None:
-    counted = [sample.exits / sample.operations for sample in samples if sample.exits is not None]
+def _exits(outcomes: Sequence[Outcome]) -> float | None:
+    counted = [
+        sample.exits / sample.operations
+        for outcome in outcomes
+        for sample in _valid(outcome)
+        if sample.exits is not None
+    ]
+    counted += [
+        outcome.bracket.exits / sum(sample.operations for sample in outcome.samples)
+        for outcome in outcomes
+        if outcome.bracket and outcome.bracket.exits is not None and _valid(outcome)
+    ]
     return statistics.median(counted) if counted else None
+
+
+def disagrees(call: Call, outcome: Outcome) -> bool:
+    """Tell whether samples took longer by the level's clock than L0's was around them, or much less.
+
+    What is around them is the bracket of the workload, else the visit; only the first can be too long. Messages take
+    time, so the level's time may be shorter by 5 % and 0.1 s.
+    """
+    stamped = [sample for sample in outcome.samples if sample.begin_ns is not None and sample.end_ns is not None]
+    if not stamped:
+        return False
+    inside_ns = max(it.end_ns or 0 for it in stamped) - min(it.begin_ns or 0 for it in stamped)
+    if outcome.bracket is None:
+        return inside_ns > (call.host_end_ns - call.host_begin_ns) * (1 + CLOCK_TOLERANCE)
+    around_ns = outcome.bracket.host_end_ns - outcome.bracket.host_begin_ns
+    return not around_ns * (1 - MESSAGE_SHARE) - MESSAGE_NS <= inside_ns <= around_ns * (1 + CLOCK_TOLERANCE)
 
 
 def _is_disturbed(sample: Sample) -> bool:

@@ -30,7 +30,7 @@ class OpenLevel:
     """A level to work on; `above` names the one that runs it, and the outermost has none.
 
     `is_emulated` is also true for a KVM guest of an emulated one: its figures are no hardware's. `boot_s` are the
-    times its guest took from its start until SSH answered, in seconds.
+    times its guest took from its start until SSH answered, in seconds. `domain` is its name in libvirt.
     """
 
     name: str
@@ -40,6 +40,7 @@ class OpenLevel:
     accelerator: str
     is_emulated: bool
     boot_s: tuple[float, ...] = ()
+    domain: str = ""
 
 
 @contextmanager
@@ -81,6 +82,7 @@ def _open_inside(
             accelerator="kvm" if domain_type == "kvm" else "tcg",
             is_emulated=is_emulated,
             boot_s=tuple(boots.get(mark.name, ())),
+            domain=domain.name,
         )
         yield opened
         if mark.is_hypervisor:

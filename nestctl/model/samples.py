@@ -94,6 +94,18 @@ class Workload(Frozen):
         return sample.operations / sample.elapsed_ns * self.scale
 
 
+class Bracket(Frozen):
+    """What was seen from outside while the samples of one workload were taken, between two messages.
+
+    `host_*_ns` is L0's raw clock: after the level said that it would begin, and when it said that it had ended. `exits`
+    are those of all vCPUs of the level, as KVM of the level above counted them; none where it counts none.
+    """
+
+    host_begin_ns: Stamp
+    host_end_ns: Stamp
+    exits: Count | None = None
+
+
 class Outcome(Frozen):
     """What came of one workload in one call: samples, or the reason why there are none."""
 
@@ -102,6 +114,7 @@ class Outcome(Frozen):
     not_measured: str = ""
     how: str = ""
     remark: str = ""
+    bracket: Bracket | None = None
 
     @model_validator(mode="after")
     def _is_measured_or_not(self) -> Self:
@@ -115,6 +128,21 @@ class Fingerprint(Frozen):
 
     schema_: Literal["nestctl.fingerprint/1"] = Field(alias="schema")
     environment: dict[str, str]
+
+
+class CountedExits(Frozen):
+    """What the agent's `vm_exits` prints (nestctl/agent/vm_exits.py): a count, or why there is none."""
+
+    schema_: Literal["nestctl.vm_exits/1"] = Field(alias="schema")
+    exits: Count | None
+    reason: str
+
+
+class Disturbance(Frozen):
+    """What the agent's `disturbance` prints (nestctl/agent/disturbance.py)."""
+
+    schema_: Literal["nestctl.disturbance/1"] = Field(alias="schema")
+    stolen_ns: Count | None
 
 
 class Measurement(Frozen):
@@ -230,6 +258,16 @@ class Results(Frozen):
 def parse_measurement(document: object, *, where: str) -> Measurement:
     """Check what the agent said at the machine `where`. Raises `FailedError`."""
     return _parse_answer(Measurement, document, where)
+
+
+def parse_counted_exits(document: object, *, where: str) -> CountedExits:
+    """Check likewise what the agent said of a guest's exits. Raises `FailedError`."""
+    return _parse_answer(CountedExits, document, where)
+
+
+def parse_stolen(document: object, *, where: str) -> int | None:
+    """Check likewise what the agent said of stolen time, in nanoseconds. Raises `FailedError`."""
+    return _parse_answer(Disturbance, document, where).stolen_ns
 
 
 def parse_fingerprint(document: object, *, where: str) -> dict[str, str]:

@@ -27,6 +27,9 @@ class FakeShell:
     systemctl: str = "12000000"
     commands: list[str] = field(default_factory=list)
     conversations: int = 0
+    pauses: bool = False
+    exits: int = 1_000_000
+    no_exits: str = ""
 
     def __post_init__(self) -> None:
         self._costs = iter(self.ns_per_operation)
@@ -68,17 +71,35 @@ class FakeShell:
         return Completed(command=tuple(command), where=self.name, exit_code=0, stdout=text.encode(), stderr=b"")
 
 
+def _pause(workload: str, at: str) -> bytes:
+    return json.dumps({"schema": "nestctl.pause/1", "workload": workload, "at": at}).encode() + b"\n"
+
+
 @dataclass
 class FakeConversation:
     """An agent that stays on a machine: each question is a command there."""
 
     shell: FakeShell
+    _answers: list[bytes] = field(default_factory=list)
 
     def ask(self, text: bytes, *, deadline: Deadline) -> bytes:
         words = json.loads(text.splitlines()[-1])
+        if words[0] == "vm_exits":
+            self.shell.exits += 500
+            answer = {"schema": "nestctl.vm_exits/1", "exits": self.shell.exits, "reason": self.shell.no_exits}
+            return json.dumps({**answer, **({"exits": None} if self.shell.no_exits else {})}).encode() + b"\n"
+        if words == ["disturbance"]:
+            return b'{"schema": "nestctl.disturbance/1", "stolen_ns": 20000000}\n'
         if words == ["fingerprint"]:
             environment = {"kernel": "6.1.0-fake"}
             return json.dumps({"schema": "nestctl.fingerprint/1", "environment": environment}).encode() + b"\n"
+        if self.shell.pauses and words[0] == "measure":
+            names = [word.removeprefix("--pause=") for word in words if word.startswith("--pause=")]
+            self._answers = [_pause(name, at) for name in names for at in ("begin", "end")]
+            self._answers.append(self.shell.run(words, deadline=deadline).stdout)
+            return self._answers.pop(0)
+        if words == ["go"]:
+            return self._answers.pop(0)
         return self.shell.run(words, deadline=deadline).stdout
 
     def end(self, *, deadline: Deadline) -> Completed:
@@ -96,6 +117,7 @@ class Machine:
     is_emulated: bool = False
     accelerator: str = ""
     boot_s: tuple[float, ...] = ()
+    domain: str = ""
 
 
 def level(shell: FakeShell, *, above: str | None = None, depth: int = 0) -> Machine:

@@ -133,7 +133,7 @@ def test_a_wrong_clock_and_a_failed_visit_are_noted() -> None:
     slow = calls[1].model_copy(update={"level_begin_ns": 15 * 10**9, "level_end_ns": 16 * 10**9})
     failed = Call(level="l2", round=1, host_begin_ns=0, host_end_ns=1, failure="it hangs")
     notes = "\n".join(describe_notes(summarize(results(LEVELS, [calls[0], slow, failed]))))
-    assert "clock of l1 went -50.0%" in notes
+    assert "clock of l1 went -50.00%" in notes
     assert "l2: 1 of its visits failed, the first with: it hangs" in notes
 
 

@@ -1,0 +1,78 @@
+"""What is seen from outside of a workload: exits on the level above, and L0's clock."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from nestctl.bench.brackets import make_bracket
+from nestctl.bench.report import describe_lines, describe_notes
+from nestctl.bench.run import bracket_program, run_bench
+from nestctl.bench.summary import disagrees, summarize
+from nestctl.deadline import Deadline
+from nestctl.model.samples import Bracket, Outcome, Results, Sample, Settings
+from tests.unit.bench.builders import SECOND_NS, FakeShell, Machine, call
+
+
+def measure(*, accelerator: str, no_exits: str = "") -> Results:
+    host = FakeShell("L0", itertools.repeat(5), pauses=True, no_exits=no_exits)
+    guest = FakeShell("l1", itertools.repeat(9), pauses=True)
+    levels = [
+        Machine(name="L0", shell=host),
+        Machine(name="l1", shell=guest, depth=1, above="L0", accelerator=accelerator, domain="demo-l1"),
+    ]
+    settings = Settings(rounds=2, workloads=("cpu", "cpuid_exit"))
+    return run_bench(levels, settings=settings, deadline=Deadline.after(60, "The test"))
+
+
+def test_the_level_above_counts_the_exits_of_a_guest_while_its_samples_are_taken() -> None:
+    summary = summarize(measure(accelerator="kvm"))
+    cpu, micro = summary.rows
+    assert cpu.figures[0].exits_per_operation is None
+    assert cpu.figures[1].exits_per_operation == pytest.approx(0.5)  # 500 exits, 1000 operations
+    assert describe_lines(summary)[0].cells[1].exits == "0.500 exits each"
+    assert micro.figures[1].exits_per_operation is None
+    assert not any("are not counted" in note for note in describe_notes(summary))
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "no_exits", "reason"),
+    [("tcg", "", "it is emulated (TCG)"), ("kvm", "KVM's counters are only for root", "L0: KVM's counters")],
+)
+def test_why_exits_are_not_counted_is_said_once(accelerator: str, no_exits: str, reason: str) -> None:
+    results = measure(accelerator=accelerator, no_exits=no_exits)
+    (sentence,) = results.left_out
+    assert sentence.startswith(f"Exits of l1 are not counted: {reason}")
+    assert summarize(results).rows[0].figures[1].exits_per_operation is None
+
+
+def test_a_counter_of_another_boot_counts_nothing() -> None:
+    assert make_bracket(1, 2, 500, 700).exits == 200
+    assert make_bracket(1, 2, 700, 500).exits is None
+    assert make_bracket(1, 2, None, 500).exits is None
+
+
+@pytest.mark.parametrize(("around_s", "is_flagged"), [(1.0, False), (0.99, True), (1.1, False), (1.5, True)])
+def test_a_level_whose_clock_says_another_time_than_l0_is_flagged(around_s: float, is_flagged: bool) -> None:
+    bracket = Bracket(host_begin_ns=0, host_end_ns=round(around_s * SECOND_NS))
+    sample = Sample(operations=1, elapsed_ns=SECOND_NS, begin_ns=7, end_ns=7 + SECOND_NS)
+    outcome = Outcome(workload="cpu", samples=(sample,), bracket=bracket)
+    assert disagrees(call("l1", 1, "cpu", 1), outcome) is is_flagged
+
+
+def test_samples_longer_than_their_visit_are_flagged_without_a_bracket() -> None:
+    long, short = (call("l1", 1, "cpuid_exit", elapsed_ns) for elapsed_ns in (SECOND_NS * 2, SECOND_NS // 2))
+    assert disagrees(long, long.outcomes[0])
+    assert not disagrees(short, short.outcomes[0])
+
+
+def test_a_program_that_says_it_took_longer_than_l0_saw_is_void() -> None:
+    said = Outcome(workload="sysbench_cpu", samples=(Sample(operations=100, elapsed_ns=2 * SECOND_NS),))
+    right = bracket_program(said, make_bracket(0, 3 * SECOND_NS, 10, 60), 5, 25)
+    assert (right.samples[0].void, right.samples[0].stolen_ns) == ("", 20)
+    assert right.bracket is not None
+    assert right.bracket.exits == 50
+    wrong = bracket_program(said, make_bracket(0, SECOND_NS, None, None), None, 25)
+    assert wrong.samples[0].void == "it says that it took 2.000 s, and by L0's clock all of it took 1.000 s"
+    assert wrong.samples[0].stolen_ns is None
