@@ -257,6 +257,7 @@ def _precision_notes(summary: Summary) -> Iterator[str]:
 
 def _describe_line(row: Row) -> Line:
     published = find_published(row.workload.name)
+    ratios = "; ".join(it.short for it in published if it.short)
     return Line(
         name=row.workload.name,
         title=row.workload.title,
@@ -267,8 +268,8 @@ def _describe_line(row: Row) -> Line:
         remarks=tuple(f"{figure.level.name}: {figure.remark}" for figure in row.figures if figure.remark),
         noise=format_ratio(row.control, names_level=False) if row.control else "",
         finds=f"finds {format_percent(row.detectable)}" if row.detectable is not None else "",
-        published_short=published.short if published else "",
-        published=f"On hardware: {published.figures}. {published.source}." if published else "",
+        published_short=f"published {ratios} on hardware" if ratios else "",
+        published=" ".join(f"{it.figures[0].upper()}{it.figures[1:]}. {it.source}." for it in published),
     )
 
 

@@ -68,4 +68,5 @@ def _explain(lines: tuple[Line, ...]) -> list[str]:
                 reasons.setdefault(cell.not_measured, []).append(f"{line.title} on {cell.level}")
     remarks = [f"{line.title} on {remark}." for line in lines for remark in line.remarks]
     missing = [f"Not measured: {', '.join(where)}: {reason.removesuffix('.')}." for reason, where in reasons.items()]
-    return missing + remarks
+    published = [f"Published for {line.title}, on hardware: {line.published}" for line in lines if line.published]
+    return missing + remarks + published

@@ -64,7 +64,7 @@ def test_markdown_has_the_control_the_exits_and_what_others_published() -> None:
     text = export_results(with_exits_and_control(), Format.MD)
     assert "| Workload | L0 | l1 (EMULATED) | l2 (EMULATED) | A/A l2 |" in text
     (row,) = [line for line in text.splitlines() if line.startswith("| CPUID exit")]
-    assert row.startswith("| CPUID exit (published 22×) | ")
+    assert row.startswith("| CPUID exit (published 22× on hardware) | ")
     assert row.count("1.50 exits each") == 3
     assert re.search(r"\| [\d.]+× \\\[[\d.]+–[\d.]+\] ≈; finds [\d.]+ % \|$", row)
     assert "A/A" not in export_results(two_levels_deep().results, Format.MD).splitlines()[4]
