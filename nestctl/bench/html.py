@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nestctl.adapters.files import write_atomically
-from nestctl.bench.plots import plot_ratios, plot_samples
+from nestctl.bench.plots import plot_exits, plot_ratios, plot_samples
 from nestctl.bench.report import EMULATED, EMULATED_NOTE, control_level, describe_levels, describe_lines, describe_notes
 from nestctl.bench.summary import Summary, summarize
 from nestctl.model.samples import Results, render_results
@@ -37,6 +37,7 @@ def render_report(summary: Summary) -> str:
         lines=describe_lines(summary),
         notes=describe_notes(summary),
         ratio_plot=plot_ratios(summary),
+        exits_plot=plot_exits(summary),
         sample_plots=[(row.workload.title, plot) for row in summary.rows if (plot := plot_samples(row))],
         control=control_level(summary),
         has_noise=any(row.noise for row in summary.rows),

@@ -38,6 +38,15 @@ def plot_ratios(summary: Summary) -> str:
     return _render("ratios", 0.9 + 0.42 * len(rows), lambda axes: _draw_ratios(axes, summary, rows)) if rows else ""
 
 
+def plot_exits(summary: Summary) -> str:
+    """Show for each workload how many exits KVM counted per operation on each level; none counted is no mark.
+
+    The axis is logarithmic, for a loop has one in a hundred thousand turns and a disk read several.
+    """
+    rows = [row for row in summary.rows if any(figure.exits_per_operation for figure in row.figures)]
+    return _render("exits", 0.9 + 0.3 * len(rows), lambda axes: _draw_exits(axes, summary, rows)) if rows else ""
+
+
 def plot_samples(row: Row) -> str:
     """Show every sample of a workload over the time of the run: drift, outliers and failures are seen here."""
     if not any(figure.points for figure in row.figures):
@@ -63,6 +72,21 @@ def _draw_ratios(axes: Axes, summary: Summary, rows: Sequence[Row]) -> None:
     axes.set_yticks(range(len(rows)), [row.workload.title for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=1)
+
+
+def _draw_exits(axes: Axes, summary: Summary, rows: Sequence[Row]) -> None:
+    for place, level in enumerate(summary.results.levels):
+        counted = [(row.figures[place].exits_per_operation, number) for number, row in enumerate(rows)]
+        marks = [(exits, number) for exits, number in counted if exits]
+        if marks:
+            axes.plot(*zip(*marks, strict=True), **_style(level, summary), linestyle="none", label=_label(level))
+    axes.axvline(1, color="#555555", linewidth=1)
+    axes.set_xscale("log")
+    axes.set_xlabel("exits per operation")
+    _label_ticks(axes.xaxis, "")
+    axes.set_yticks(range(len(rows)), [row.workload.title for row in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
 
 
 def _draw_ratio(axes: Axes, figure: Figure, height: float, summary: Summary) -> None:

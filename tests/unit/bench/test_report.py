@@ -288,12 +288,18 @@ def test_exits_per_operation_are_shown() -> None:
     outcome = outcome.model_copy(update={"samples": (outcome.samples[0].model_copy(update={"exits": 2000}),)})
     summary = summarize(results(LEVELS, [it.model_copy(update={"outcomes": (outcome,)})]))
     assert "2.00 exits each" in on_terminal(summary)
+    assert "exits per operation" in plots.plot_exits(summary)
+    assert "CPU loop" in plots.plot_exits(summary)
+    assert plots.plot_exits(summarize(results(LEVELS, [it]))) == ""
 
 
 @pytest.mark.slow
 def test_what_others_published_stands_beside_with_its_source() -> None:
     text, page = on_terminal(two_levels_deep()), page_of_two_levels_deep()
     assert "published 24×, 22.7×" in text
+    said = " ".join(text.split())
+    assert "Published for Hypercall, on hardware: 1,575, 37,733 and 857,578 cycles" in said
+    assert "SOSP 2017, tables 6 and 7" in said
     assert "1,575, 37,733 and 857,578 cycles" in page
     assert "ASPLOS 2020, table 3" in page
     names = {workload.name for workload in WORKLOADS}
