@@ -14,7 +14,7 @@ import pytest
 
 from nestctl.adapters.process import LocalShell
 from nestctl.adapters.shell import Completed, Conversation
-from nestctl.bench.pins import _PIN, Thread, parse_cpus, parse_threads, pinned, plan_pins
+from nestctl.bench.pins import _LIST, _PIN, QEMU_FUNCTIONS, parse_cpus, parse_threads, pinned, plan_pins
 from nestctl.deadline import Deadline
 from nestctl.errors import GuestError
 from tests.unit.bench.builders import FakeShell, Machine
@@ -62,25 +62,78 @@ def levels(host: PinShell) -> list[Machine]:
     return [Machine(name="L0", shell=host), Machine(name="l1", shell=FakeShell("l1", [1]), depth=1, above="L0")]
 
 
+def cores(siblings: Sequence[str], nodes: str = "") -> str:
+    """Show CPUs as a machine does: of each the threads of its core, and its node."""
+    lines = [f"@ {cpu} {them} {nodes[cpu] if nodes else 0}" for cpu, them in enumerate(siblings)]
+    return "\n".join([f"0-{len(siblings) - 1}", *lines])
+
+
+def plan(machine: str, vcpus: int) -> tuple[list[str], str, str]:
+    """Return the CPUs of the vCPUs, those of the other threads, and what is said."""
+    every = machine.partition("\n")[0]
+    names = ["qemu-system-x86", *(f"CPU {number}/KVM" for number in range(vcpus))]
+    listed = [f"demo-l1 {number} {every} {name}" for number, name in enumerate(names)]
+    made = plan_pins(*parse_threads("\n".join([machine, *listed])))
+    pins = [made.cpus[str(number)] for number in range(1, vcpus + 1)] if made.cpus else []
+    return pins, made.cpus.get("0", ""), made.reason
+
+
 def test_vcpus_get_the_last_cpus_and_the_rest_the_first() -> None:
-    online, threads = parse_threads(LISTED)
-    assert online == (0, 1, 2, 3)
+    found, threads = parse_threads(LISTED)
+    assert [core.cpus for core in found] == [(0,), (1,), (2,), (3,)]
     assert [thread.is_vcpu for thread in threads] == [False, True, False]
-    assert plan_pins(online, threads).cpus == {"11": "0,1,2", "12": "3", "13": "0,1,2"}
+    assert plan_pins(found, threads).cpus == {"11": "0,1,2", "12": "3", "13": "0,1,2"}
+
+
+FOUR_CORES = cores(["0,4", "1,5", "2,6", "3,7"] * 2)
+TWO_NODES = cores(["0", "1", "2", "3", "4", "5"], nodes="000111")
+
+
+@pytest.mark.parametrize(
+    ("machine", "vcpus", "pins", "others", "said"),
+    [
+        (FOUR_CORES, 3, ["1", "2", "3"], "0,4", "each vCPU on a core of its own"),
+        (FOUR_CORES, 4, ["2", "3", "6", "7"], "0,1,4,5", "vCPUs share cores"),
+        (FOUR_CORES, 7, [], "", "no: 7 vCPUs on 8 CPUs of 4 cores leave no core"),
+        (TWO_NODES, 2, ["4", "5"], "3", "each vCPU on a CPU of its own, QEMU's other threads on the rest"),
+        (TWO_NODES, 4, ["2", "3", "4", "5"], "0,1", "on several NUMA nodes"),
+    ],
+)
+def test_threads_of_a_core_and_nodes_are_heeded(
+    machine: str, vcpus: int, pins: list[str], others: str, said: str
+) -> None:
+    planned = plan(machine, vcpus)
+    assert planned[:2] == (pins, others)
+    assert said in planned[2]
 
 
 @pytest.mark.parametrize(
     ("online", "cpus", "said"),
-    [((0,), "0", "no: 1 vCPUs on 1 CPUs leave none"), ((0, 1), "1", "has pinned it")],
+    [("0", "0", "no: 1 vCPUs on 1 CPUs of 1 cores leave no core"), ("0-1", "1", "has pinned it")],
 )
-def test_where_there_is_no_room_or_pins_are_there_all_stays_and_it_is_said(
-    online: tuple[int, ...], cpus: str, said: str
-) -> None:
-    threads = (Thread(domain="demo-l1", number="12", cpus=cpus, name="CPU 0/KVM"),)
-    plan = plan_pins(online, threads)
-    assert plan.cpus == {}
-    assert said in plan.reason
-    assert "no QEMU" in plan_pins(online, ()).reason
+def test_where_there_is_no_room_or_pins_are_there_all_stays_and_it_is_said(online: str, cpus: str, said: str) -> None:
+    made = plan_pins(*parse_threads(f"{online}\ndemo-l1 12 {cpus} CPU 0/KVM"))
+    assert made.cpus == {}
+    assert said in made.reason
+    assert "no QEMU" in plan_pins(parse_threads(online)[0], ()).reason
+
+
+@pytest.mark.parametrize("emulator", ["/usr/bin/qemu-system-x86_64", "/usr/libexec/qemu-kvm"])
+def test_a_qemu_is_found_wherever_it_is_installed(emulator: str) -> None:
+    command = [emulator, "-c", "read end", "-name", "guest=demo-pins,debug-threads=on"]
+    with subprocess.Popen(command, executable="/bin/sh", stdin=subprocess.PIPE) as process:
+        for name, found in {"demo-pins": str(process.pid), "demo-pin": ""}.items():
+            script = ("sh", "-c", f'{QEMU_FUNCTIONS}find_qemu "$1"', "sh", name)
+            assert LocalShell().run(script, deadline=Deadline.after(20, "Looking")).text == found
+        process.communicate(b"\n")
+
+
+def test_the_cores_of_this_machine_have_all_its_cpus() -> None:
+    listed = LocalShell().run(("sh", "-c", _LIST), deadline=Deadline.after(20, "Looking")).expect_success().text
+    found, threads = parse_threads(listed)
+    assert listed.count("@") > 0
+    assert {cpu for core in found for cpu in core.cpus} >= os.sched_getaffinity(0)
+    assert threads == ()
 
 
 def test_threads_are_pinned_meanwhile_and_put_back_with_those_that_came() -> None:
