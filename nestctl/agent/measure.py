@@ -47,24 +47,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure what was asked for, in the order asked, and return the document to print."""
     begin_ns = clock_ns()
-    outcomes = []
+    outcomes: list[Outcome] = []
+    paused_ns: list[int] = []
     for name in arguments.workload or sorted(WORKLOADS):
-        with pausing(partial(_ask, name)) if name in arguments.pause else nullcontext():
+        with pausing(partial(_ask, name, paused_ns)) if name in arguments.pause else nullcontext():
             outcomes.append(measure_one(name, arguments.samples, arguments.target_ms * 1_000_000))
     return {
         "schema": "nestctl.measure/1",
         "begin_ns": begin_ns,
         "end_ns": clock_ns(),
+        "paused_ns": sum(paused_ns),
         "outcomes": outcomes,
     }
 
 
-def _ask(workload: str, at: str) -> None:
+def _ask(workload: str, paused_ns: list[int], at: str) -> None:
     """Say that samples begin or have ended, and wait for a line: whoever asked looks at counters and clocks then."""
+    begin_ns = clock_ns()
     json.dump({"schema": "nestctl.pause/1", "workload": workload, "at": at}, sys.stdout)
     sys.stdout.write("\n")
     sys.stdout.flush()
     sys.stdin.readline()
+    paused_ns.append(clock_ns() - begin_ns)
 
 
 def measure_one(name: str, samples: int, target_ns: int) -> Outcome:

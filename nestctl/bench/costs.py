@@ -67,10 +67,10 @@ def _around_ns(call: Call) -> int:
 
 
 def _inside_ns(call: Call) -> int | None:
-    """Return the time of a visit by the level's own clock; a program has none."""
+    """Return the time of a visit by the level's own clock, without its pauses; a program has none."""
     if call.level_begin_ns is None or call.level_end_ns is None:
         return None
-    return call.level_end_ns - call.level_begin_ns
+    return call.level_end_ns - call.level_begin_ns - call.paused_ns
 
 
 def _samples_ns(call: Call) -> int:

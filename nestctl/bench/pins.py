@@ -13,8 +13,8 @@ from nestctl.deadline import Deadline
 from nestctl.errors import NestctlError
 
 # Functions of the shell for the QEMU of a domain, as libvirt starts it: by its whole path, which differs (Red Hat's is
-# /usr/libexec/qemu-kvm), with '-name guest=NAME,debug-threads=on' (src/qemu/qemu_command.c). Its threads are listed each
-# with its number, its CPUs and its name, which is 'CPU n/KVM' or 'CPU n/TCG' for a vCPU's.
+# /usr/libexec/qemu-kvm), with '-name guest=NAME,debug-threads=on' (src/qemu/qemu_command.c). Its threads are listed
+# each with its number, its CPUs and its name, which is 'CPU n/KVM' or 'CPU n/TCG' for a vCPU's.
 QEMU_FUNCTIONS = """
 find_qemu() { pgrep -o -f "^/[^ ]* (.* )?-name guest=$1,"; }
 list_threads() {

@@ -205,7 +205,7 @@ def _measure(visit: _Visit, number: int, names: Sequence[str], deadline: Deadlin
         return call.model_copy(update={"host_end_ns": clock_ns(), "failure": error.message})
     end_ns = clock_ns()
     stamps = {"host_end_ns": end_ns, "level_begin_ns": measured.begin_ns, "level_end_ns": measured.end_ns}
-    return call.model_copy(update={**stamps, "outcomes": measured.outcomes})
+    return call.model_copy(update={**stamps, "paused_ns": measured.paused_ns, "outcomes": measured.outcomes})
 
 
 def _run_program(program: Program, visit: _Visit, number: int, deadline: Deadline, log: _Log) -> Call:

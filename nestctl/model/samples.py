@@ -151,6 +151,7 @@ class Measurement(Frozen):
     schema_: Literal["nestctl.measure/1"] = Field(alias="schema")
     begin_ns: Stamp
     end_ns: Stamp
+    paused_ns: Count = 0
     outcomes: tuple[Outcome, ...]
 
 
@@ -159,7 +160,7 @@ class Call(Frozen):
 
     A call that failed has the reason, and no outcomes. A control is a second visit of its round to one level, and its
     figures are compared with those of the first: two series of the same thing, measured as two levels are. `boot`
-    counts the boots of the guests within the run.
+    counts the boots of the guests within the run. `paused_ns` is how long the level waited for counters to be read.
     """
 
     level: str
@@ -170,6 +171,7 @@ class Call(Frozen):
     host_end_ns: Stamp
     level_begin_ns: Stamp | None = None
     level_end_ns: Stamp | None = None
+    paused_ns: Count = 0
     outcomes: tuple[Outcome, ...] = ()
     failure: str = ""
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import itertools
+import json
 
 import pytest
 
+from nestctl.agent.__main__ import answer
 from nestctl.bench.brackets import make_bracket
+from nestctl.bench.costs import harness_share
 from nestctl.bench.report import describe_lines, describe_notes
 from nestctl.bench.run import bracket_program, run_bench
 from nestctl.bench.summary import disagrees, summarize
 from nestctl.deadline import Deadline
 from nestctl.model.samples import Bracket, Outcome, Results, Sample, Settings
-from tests.unit.bench.builders import SECOND_NS, FakeShell, Machine, call
+from tests.unit.bench.builders import SECOND_NS, FakeShell, Machine, call, record, results
 
 
 def measure(*, accelerator: str, no_exits: str = "") -> Results:
@@ -76,3 +80,25 @@ def test_a_program_that_says_it_took_longer_than_l0_saw_is_void() -> None:
     wrong = bracket_program(said, make_bracket(0, SECOND_NS, None, None), None, 25)
     assert wrong.samples[0].void == "it says that it took 2.000 s, and by L0's clock all of it took 1.000 s"
     assert wrong.samples[0].stolen_ns is None
+
+
+def test_pauses_are_a_cost_of_measuring() -> None:
+    visit = call("l1", 1, "cpu", 5000)
+    paused = visit.model_copy(update={"paused_ns": SECOND_NS // 5})
+    levels = [record("l1")]
+    assert harness_share(results(levels, [visit])) == pytest.approx(0)
+    assert harness_share(results(levels, [paused])) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("workload", ["cpu", "syscall"])
+def test_the_agent_pauses_before_and_after_the_samples(
+    workload: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("go\n" * 20))
+    arguments = [f"--workload={workload}", f"--pause={workload}", "--samples=2", "--target-ms=1"]
+    answer("measure", arguments)
+    *pauses, document = map(json.loads, capsys.readouterr().out.splitlines())
+    assert [pause["at"] for pause in pauses[:2]] == ["begin", "end"]
+    assert {pause["workload"] for pause in pauses} == {workload}
+    assert len(pauses) % 2 == 0
+    assert document["paused_ns"] > 0
