@@ -60,7 +60,7 @@ def own_embedded_root(root: Path, deadline: Deadline) -> None:
     """Be the only process that has a directory open, from now until it ends; wait for another until the deadline.
 
     What libvirt learns of QEMU, in seconds of probing, is kept in our cache: it outlives the directory. Raises
-    `UsageError` when the directory cannot be made.
+    `UsageError` when a directory that the user named cannot be made, `OSError` for nestctl's own.
     """
     if root not in _owned:
         name = hashlib.sha256(str(root).encode()).hexdigest()[:12]
@@ -70,6 +70,8 @@ def own_embedded_root(root: Path, deadline: Deadline) -> None:
     try:
         (root / "etc").mkdir(parents=True, exist_ok=True, mode=0o711)
     except OSError as error:
+        if root.is_relative_to(state_directory()):
+            raise
         raise UsageError(f"The embedded libvirt's directory '{root}' cannot be made: {error.strerror}.") from error
     learnt, link = cache_directory() / "libvirt", root / "cache"
     learnt.mkdir(exist_ok=True)

@@ -36,6 +36,8 @@ from nestctl.model.samples import (
 
 # A micro-guest counts its own exits, and a pause before its samples would be felt in them (how-we-measure.md).
 _BRACKETED = frozenset(workload.name for workload in AGENT_WORKLOADS if workload.family is not Family.MICRO_GUEST)
+# Only there: what is counted hardly varies, and each pause costs a level two questions over SSH.
+_BRACKETED_ROUND = 1
 
 Step = Callable[[str], AbstractContextManager[None]]
 
@@ -188,14 +190,15 @@ def _measure(visit: _Visit, number: int, names: Sequence[str], deadline: Deadlin
     level, settings = visit.level, log.settings
     arguments = ["measure", f"--samples={settings.samples}", f"--target-ms={settings.target_ms}"]
     arguments += [f"--workload={name}" for name in names]
-    arguments += [f"--pause={name}" for name in names if name in _BRACKETED]
+    if number == _BRACKETED_ROUND and level.above is not None and not visit.is_control:
+        log.brackets.read_exits(level)  # starts the agent above, which is no part of the visit
+        arguments += [f"--pause={name}" for name in names if name in _BRACKETED]
     timeout_s = min(_timeout_s(level, len(names), settings), deadline.remaining_s)
-    log.brackets.read_exits(level)  # starts the agent above, which is no part of the visit
     call = Call(level=level.name, round=number, is_control=visit.is_control, host_begin_ns=clock_ns(), host_end_ns=0)
     visiting = Deadline.after(timeout_s, f"Measuring '{level.name}'")
     try:
         if level.name not in log.environments:
-            document = log.agents.ask(level, ("fingerprint",), deadline=visiting)
+            document = log.agents.ask(level, ("fingerprint", "--load=measure"), deadline=visiting)
             log.environments[level.name] = parse_fingerprint(document, where=level.shell.where)
             log.setups_ns[level.name] = clock_ns() - call.host_begin_ns
             call = call.model_copy(update={"host_begin_ns": clock_ns()})

@@ -90,7 +90,7 @@ class FakeConversation:
             return json.dumps({**answer, **({"exits": None} if self.shell.no_exits else {})}).encode() + b"\n"
         if words == ["disturbance"]:
             return b'{"schema": "nestctl.disturbance/1", "stolen_ns": 20000000}\n'
-        if words == ["fingerprint"]:
+        if words[0] == "fingerprint":
             environment = {"kernel": "6.1.0-fake"}
             return json.dumps({"schema": "nestctl.fingerprint/1", "environment": environment}).encode() + b"\n"
         if self.shell.pauses and words[0] == "measure":

@@ -57,6 +57,7 @@ def test_json_is_what_was_written(lab: Path) -> None:
     assert len(results.calls) == 15
 
 
+@pytest.mark.slow
 def test_a_budget_that_no_round_fits_into_measures_the_quick_workloads_and_accounts_for_its_time(lab: Path) -> None:
     arguments = ["bench", str(lab), "--budget", "1s", "--json", "--output", str(lab.parent / "out")]
     results = parse_results(CliRunner().invoke(app, arguments).stdout, source="standard output")

@@ -280,6 +280,7 @@ def test_a_reader_that_has_enough_is_no_error() -> None:
     assert said == b""
 
 
+@pytest.mark.slow
 class TestWithLibvirt:
     """Commands that ask libvirt: in processes of their own, as it keeps the embedded driver for a process's life."""
 
@@ -359,6 +360,7 @@ class TestWithLibvirt:
         assert "is not this machine's QEMU" in completed.stderr
 
 
+@pytest.mark.slow
 def test_a_plan_that_does_not_fit_is_shown_with_its_sums_and_refused_as_up_does(tmp_path: Path) -> None:
     Path("lab.yaml").write_text("name: huge\nguests: {one: {memory_mib: 16000000}}\n")
     for words in (("plan",), ("up", "--dry-run")):
@@ -376,6 +378,7 @@ def test_a_plan_that_does_not_fit_is_shown_with_its_sums_and_refused_as_up_does(
     assert json.loads(fits.stdout)["room"]["memory"]["guests"] == {"one": 384}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("uri", "exit_code", "said"),
     [
