@@ -54,6 +54,8 @@ def parse_embedded_root(uri: str) -> Path:
 # What this process owns. libvirt keeps a directory to itself until the process ends, also when the connection is
 # closed, if a guest runs: so do we.
 _owned: dict[Path, ExitStack] = {}
+# The directories that the driver made in one that is removed. It makes them once a process, and misses them after.
+_made: dict[Path, tuple[Path, ...]] = {}
 
 
 def own_embedded_root(root: Path, deadline: Deadline) -> None:
@@ -73,6 +75,8 @@ def own_embedded_root(root: Path, deadline: Deadline) -> None:
         if root.is_relative_to(state_directory()):
             raise
         raise UsageError(f"The embedded libvirt's directory '{root}' cannot be made: {error.strerror}.") from error
+    for directory in _made.pop(root, ()):
+        directory.mkdir(parents=True, exist_ok=True)
     learnt, link = cache_directory() / "libvirt", root / "cache"
     learnt.mkdir(exist_ok=True)
     if not link.exists():
@@ -83,12 +87,16 @@ def own_embedded_root(root: Path, deadline: Deadline) -> None:
 
 
 def is_unused_root(root: Path) -> bool:
-    """Tell whether no domain is defined in a directory any more; only our own default one is ours to remove."""
-    return root == embedded_root() and root.exists() and not any((root / "etc/qemu").glob("*.xml"))
+    """Tell whether no domain is defined in a directory any more.
+
+    Only our own default one is ours to remove, and only by the process that owns it: not by one that waited in vain.
+    """
+    return root == embedded_root() and root in _owned and root.exists() and not any((root / "etc/qemu").glob("*.xml"))
 
 
 def remove_root(root: Path) -> None:
     """Remove the driver's directory, and the one it is in when that is empty then."""
+    _made[root] = tuple(path for path in root.rglob("*") if path.is_dir() and not path.is_symlink())
     shutil.rmtree(root)
     with suppress(OSError):  # a lab's files are beside it
         root.parent.rmdir()

@@ -73,8 +73,11 @@ def open_in_other_process(uri: str, timeout_s: float) -> str:
 
 def test_two_processes_cannot_have_the_embedded_driver_at_once() -> None:
     uri = f"qemu:///embed?root={embedded_root()}"
-    with open_hypervisor(uri, deadline=soon()):
+    with open_hypervisor(uri, deadline=soon()) as hypervisor:
         assert open_in_other_process(uri, 0.2) == "Waiting for the other did not happen within 0.2 s."
+        # The one that waited in vain has not taken the directory away.
+        hypervisor.define_domain(render_domain(plan_of_depth(2, is_emulated=True)))
+        hypervisor.remove_domain("demo-l1")
 
 
 def test_a_process_may_open_it_over_and_over() -> None:
