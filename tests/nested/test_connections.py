@@ -38,7 +38,8 @@ def home() -> Iterator[Path]:
     finally:
         # The user's libvirtd ends by itself only after two idle minutes.
         subprocess.run(("pkill", "-KILL", "-u", _USER), check=False)
-        subprocess.run(("userdel", "--remove", _USER), check=False, capture_output=True)
+        # By force: what was killed may not be gone yet, and an account that stays would be in the next run's way.
+        subprocess.run(("userdel", "--force", "--remove", _USER), check=True, capture_output=True)
         shutil.rmtree(directory, ignore_errors=True)
 
 

@@ -63,7 +63,7 @@ HOST_DATAGRAMS = 9999
 PUBLIC, OUTSIDE = "192.0.2.1", "198.51.100.2"
 
 # What the hypervisor's kernel holds its guest to: the memory of its QEMU, and what may come in from its interface.
-LIMITS = "cat /sys/fs/cgroup/machine.slice/machine-qemu*/memory.max && tc filter show dev vnet0 ingress"
+LIMITS = "cat /sys/fs/cgroup/machine.slice/machine-qemu*/libvirt/memory.max && tc filter show dev vnet0 ingress"
 
 SERVE = """
 import socket
