@@ -11,9 +11,9 @@ from nestctl.bench.agents import Agents
 from nestctl.bench.level import Level
 from nestctl.deadline import Deadline
 from nestctl.errors import NestctlError
+from nestctl.model.facts import Accelerator
 from nestctl.model.samples import Bracket, Measurement, parse_counted_exits, parse_stolen
 
-KVM = "kvm"
 _PAUSE = "nestctl.pause/1"
 _READING_S = 120.0
 
@@ -36,7 +36,7 @@ class Brackets:
         above = self.levels.get(level.above or "")
         if above is None or level.name in self.reasons:
             return None
-        if level.accelerator != KVM:
+        if level.accelerator != Accelerator.KVM:
             self.reasons[level.name] = "it is emulated (TCG), so nothing leaves to a hypervisor"
             return None
         deadline = Deadline.after(_READING_S, f"Reading the exits of '{level.name}'")

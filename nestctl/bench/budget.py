@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nestctl.bench.level import Level
+from nestctl.bench.level import Level, control_of
 from nestctl.bench.programs import read_programs
 from nestctl.bench.workloads import AGENT_WORKLOADS, DEFAULT_WORKLOADS, QUICK_WORKLOADS, choose_workloads
 from nestctl.model.samples import Settings
@@ -18,14 +18,14 @@ _PROGRAM_S = 2.0
 
 
 def estimate_round_s(levels: Sequence[Level], settings: Settings) -> float:
-    """Estimate the time of a round before there was one: every level once, and the deepest again as the control."""
+    """Estimate the time of a round before there was one: every level once, and one again as the control."""
     workloads = {workload.name for workload in choose_workloads(settings.workloads)}
     asked = sum(workload.name in workloads for workload in AGENT_WORKLOADS)
     programs = sum(program.name in workloads for program in read_programs())
     sampling_s = (settings.samples + 1) * settings.target_ms / 1000
     visited = [*levels]
     if settings.has_control and levels:
-        visited.append(max(levels, key=lambda level: level.depth))
+        visited.append(control_of(levels))
     return sum(
         asked * (sampling_s + (_PREPARING_EMULATED_S if level.is_emulated else _PREPARING_S)) + programs * _PROGRAM_S
         for level in visited

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from nestctl.adapters.shell import TalkingShell
@@ -31,3 +32,8 @@ class Level(Protocol):
     def boot_s(self) -> tuple[float, ...]: ...
     @property
     def domain(self) -> str: ...
+
+
+def control_of(levels: Sequence[Level]) -> Level:
+    """Choose the level that a round visits twice: the deepest, whose figures vary most."""
+    return max(levels, key=lambda level: level.depth)

@@ -13,7 +13,7 @@ from nestctl import __version__
 from nestctl.bench.agents import Agents
 from nestctl.bench.boot import read_boots, wants_boots
 from nestctl.bench.brackets import Brackets, add_brackets, clock_ns, make_bracket
-from nestctl.bench.level import Level
+from nestctl.bench.level import Level, control_of
 from nestctl.bench.programs import Program, read_programs
 from nestctl.bench.run_program import run_program
 from nestctl.bench.summary import CLOCK_TOLERANCE, is_precise
@@ -175,11 +175,11 @@ def _run_rounds(log: _Log, deadline: Deadline, step: Step) -> None:
 
 
 def _plan_rounds(levels: Sequence[Level], settings: Settings) -> Iterator[list[_Visit]]:
-    """Draw the order of each round. The control goes to the deepest level, whose figures vary most."""
+    """Draw the order of each round."""
     generator = random.Random(settings.seed)  # noqa: S311  an order that can be repeated, not a secret
     visits = [_Visit(level=level, is_control=False) for level in levels]
     if settings.has_control:
-        visits.append(_Visit(level=max(levels, key=lambda level: level.depth), is_control=True))
+        visits.append(_Visit(level=control_of(levels), is_control=True))
     for _ in range(settings.rounds):
         yield generator.sample(visits, len(visits))
 
