@@ -65,13 +65,7 @@ def _draw_ratios(axes: Axes, summary: Summary, rows: Sequence[Row]) -> None:
             if figure.ratios:
                 _draw_ratio(axes, figure, number + offset, summary)
         axes.plot([], [], **_style(level, summary), linestyle="none", label=f"{_label(level)} against {level.above}")
-    axes.axvline(1, color="#555555", linewidth=1)
-    axes.set_xscale("log")
-    axes.set_xlabel("times as dear (right is slower)")
-    _label_ticks(axes.xaxis, "×")
-    axes.set_yticks(range(len(rows)), [row.workload.title for row in rows])
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=1)
+    _frame(axes, rows, "times as dear (right is slower)", unit="×", legend_columns=1)
 
 
 def _draw_exits(axes: Axes, summary: Summary, rows: Sequence[Row]) -> None:
@@ -80,13 +74,18 @@ def _draw_exits(axes: Axes, summary: Summary, rows: Sequence[Row]) -> None:
         marks = [(exits, number) for exits, number in counted if exits]
         if marks:
             axes.plot(*zip(*marks, strict=True), **_style(level, summary), linestyle="none", label=_label(level))
+    _frame(axes, rows, "exits per operation", unit="", legend_columns=3)
+
+
+def _frame(axes: Axes, rows: Sequence[Row], label: str, *, unit: str, legend_columns: int) -> None:
+    """Put a line for each workload, from the top, on a logarithmic axis with a mark at 1."""
     axes.axvline(1, color="#555555", linewidth=1)
     axes.set_xscale("log")
-    axes.set_xlabel("exits per operation")
-    _label_ticks(axes.xaxis, "")
+    axes.set_xlabel(label)
+    _label_ticks(axes.xaxis, unit)
     axes.set_yticks(range(len(rows)), [row.workload.title for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=legend_columns)
 
 
 def _draw_ratio(axes: Axes, figure: Figure, height: float, summary: Summary) -> None:
