@@ -36,7 +36,7 @@ from nestctl.model.samples import (
 
 # A micro-guest counts its own exits, and a pause before its samples would be felt in them (how-we-measure.md).
 _BRACKETED = frozenset(workload.name for workload in AGENT_WORKLOADS if workload.family is not Family.MICRO_GUEST)
-# Only there: what is counted hardly varies, and each pause costs a level two questions over SSH.
+# Only in the first of a boot: what is counted hardly varies, and each pause costs a level two questions over SSH.
 _BRACKETED_ROUND = 1
 
 Step = Callable[[str], AbstractContextManager[None]]
