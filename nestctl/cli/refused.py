@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 from nestctl.errors import PrerequisiteError
-from nestctl.paths import cache_directory, state_directory
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 _NO_RIGHT = {errno.EROFS, errno.EACCES, errno.EPERM}
@@ -34,6 +33,8 @@ def explain_refusal(error: OSError) -> PrerequisiteError | None:
 
 def _find_root(path: str) -> tuple[str, Path]:
     """Find which of nestctl's own directories a path belongs to, and the variable that names it; else ''."""
+    from nestctl.paths import cache_directory, state_directory
+
     roots = {"NESTCTL_STATE": state_directory(), "NESTCTL_CACHE": cache_directory()}
     for variable, root in roots.items():
         # A directory that is to be made is refused under the name of the first parent that cannot be.
