@@ -26,8 +26,9 @@ ip address add 192.0.2.1/32 dev public
 ip link set public up
 unshare --net sleep infinity &
 outside=$!
-ip link add wan type veth peer name eth0
-until ip link set eth0 netns "$outside" 2>/dev/null; do sleep 0.01; done
+# Until it has its own, its namespace is this one.
+until [ "$(readlink "/proc/$outside/ns/net")" != "$(readlink "/proc/$$/ns/net")" ]; do sleep 0.01; done
+ip link add wan type veth peer name eth0 netns "$outside"
 ip address add 198.51.100.1/24 dev wan
 ip link set wan up
 nsenter --net --target "$outside" sh -c 'ip link set lo up; ip address add 198.51.100.2/24 dev eth0; ip link set eth0 up'
