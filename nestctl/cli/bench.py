@@ -78,7 +78,9 @@ def parse_budget(text: str, option: str) -> float:
 def run(
     lab: LabArgument = None,
     connect: Connect = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer and shorter samples: wider intervals.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Fewer workloads, fewer and shorter samples: wider intervals.")
+    ] = False,
     full: Annotated[
         bool, typer.Option("--full", help="Everything there is to measure, however long it takes.")
     ] = False,

@@ -55,7 +55,7 @@ def init(
         Template,
         typer.Option(
             metavar="NAME",
-            help="What to start from: single, deep, matrix, student-class or tenants. A roster is written beside it.",
+            help="What to start from: single, deep, matrix, student-class or tenants; some have a roster beside them.",
         ),
     ] = Template.SINGLE,
     force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
