@@ -110,7 +110,7 @@ def run(
     output: Annotated[Path, typer.Option(metavar="DIR", help="Where the results and the report go.")] = Path("results"),
     json: Json = False,
 ) -> None:
-    """Measure what every level of a lab costs: CPU, exits, memory, disk, boot. Writes a report and raw samples."""
+    """Measure what every level of a lab costs: CPU, exits, memory, disk, network, boot. Writes a report and samples."""
     import secrets
 
     from nestctl import console
