@@ -9,15 +9,8 @@ from enum import StrEnum
 from typing import Any
 
 from nestctl.bench.costs import list_parts
-from nestctl.bench.report import (
-    EMULATED,
-    Cell,
-    Line,
-    control_level,
-    describe_levels,
-    describe_lines,
-    describe_notes,
-)
+from nestctl.bench.notes import describe_notes, describe_run
+from nestctl.bench.report import EMULATED, Cell, Line, control_level, describe_levels, describe_lines
 from nestctl.bench.summary import Figure, Ratio, Row, Summary
 from nestctl.errors import UsageError
 from nestctl.model.samples import Results
@@ -93,12 +86,14 @@ def render_csv(summary: Summary) -> str:
 
 def render_summary(summary: Summary) -> dict[str, Any]:
     """Make the document of the computed figures: the raw samples stay in the result file."""
+    notes = describe_notes(summary)
     return {
         "schema": SUMMARY_SCHEMA,
         "created": summary.results.created,
         "title": summary.results.title,
         "ending": summary.results.ending.value,
-        "notes": list(describe_notes(summary)),
+        "warnings": list(notes.warnings),
+        "notes": [*notes.warnings, *notes.below],
         "spent": {part.key: part.seconds for part in list_parts(summary.results)},
         "figures": [record for row in summary.rows for figure in row.figures for record in _records(figure, row)],
     }
@@ -144,7 +139,8 @@ def _certainty(ratio: Ratio, row: Row) -> dict[str, float]:
 
 
 def render_markdown(summary: Summary) -> str:
-    """Write a table with the notes below it; what a guest said cannot become markup of its own."""
+    """Write a table, above it what nobody may miss and below it the rest; what a guest said becomes no markup."""
+    notes = describe_notes(summary)
     levels = describe_levels(summary)
     heads = ["Workload", *(f"{head.name}{f' ({EMULATED})' if head.is_emulated else ''}" for head in levels)]
     control = control_level(summary)
@@ -152,9 +148,11 @@ def render_markdown(summary: Summary) -> str:
     rows = [_row(line, has_control=bool(control)) for line in describe_lines(summary)]
     table = [heads, ["---"] * len(heads), *rows]
     title = f"# What nesting costs: {summary.results.title}".removesuffix(": ")
-    lines = [title, "", f"Measured {summary.results.created} by nestctl {summary.results.nestctl_version}.", ""]
+    lines = [title, "", escape_markdown(describe_run(summary)), ""]
+    lines += [line for warning in notes.warnings for line in (f"**{escape_markdown(warning)}**", "")]
     lines += ["| " + " | ".join(escape_markdown(cell) for cell in row) + " |" for row in table]
-    lines += ["", *(f"- {escape_markdown(note)}" for note in describe_notes(summary))]
+    for heading, texts in notes.sections:
+        lines += ["", f"## {heading}", "", *(f"- {escape_markdown(text)}" for text in texts)]
     return "\n".join(lines) + "\n"
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nestctl.adapters.files import write_atomically
+from nestctl.bench.notes import describe_notes, describe_run
 from nestctl.bench.plots import plot_exits, plot_ratios, plot_samples
-from nestctl.bench.report import EMULATED, EMULATED_NOTE, control_level, describe_levels, describe_lines, describe_notes
+from nestctl.bench.report import EMULATED, EMULATED_NOTE, control_level, describe_levels, describe_lines
 from nestctl.bench.summary import Summary, summarize
 from nestctl.model.samples import Results, render_results
 
@@ -33,6 +34,7 @@ def render_report(summary: Summary) -> str:
     return render_page(
         "report.html.j2",
         results=summary.results,
+        run=describe_run(summary),
         levels=describe_levels(summary),
         lines=describe_lines(summary),
         notes=describe_notes(summary),

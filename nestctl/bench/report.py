@@ -6,19 +6,10 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from nestctl.bench.costs import harness_share, list_parts, measured_share
 from nestctl.bench.published import find_published
-from nestctl.bench.stats import FEWEST_FOR_INTERVAL, Spread
-from nestctl.bench.summary import (
-    CLOCK_TOLERANCE,
-    DISTURBANCE_TOLERANCE,
-    Figure,
-    Ratio,
-    Row,
-    Summary,
-    widest,
-)
-from nestctl.model.samples import Ending, LevelRecord, Results
+from nestctl.bench.stats import Spread
+from nestctl.bench.summary import DISTURBANCE_TOLERANCE, Figure, Ratio, Row, Summary
+from nestctl.model.samples import Ending, LevelRecord
 
 EMULATED = "EMULATED"
 EMULATED_NOTE = "emulated, not the cost of hardware"
@@ -89,11 +80,6 @@ def describe_levels(summary: Summary) -> tuple[Head, ...]:
     return tuple(_describe_level(level, drifts[level.name]) for level in summary.results.levels)
 
 
-def describe_notes(summary: Summary) -> tuple[str, ...]:
-    """Say what has to be known to read the figures, the most important first."""
-    return tuple(_notes(summary))
-
-
 def format_value(value: float) -> str:
     """Round to three significant digits, without exponents."""
     return _format(value, _digits(value))
@@ -134,125 +120,9 @@ def _format(value: float, digits: int) -> str:
     return f"{round(value, digits):,.{max(digits, 0)}f}"
 
 
-def _notes(summary: Summary) -> Iterator[str]:
-    if ENDINGS[summary.results.ending]:
-        yield ENDINGS[summary.results.ending]
-    if emulated := [level.name for level in summary.results.levels if level.is_emulated]:
-        yield f"{EMULATED} ({', '.join(emulated)}): {EMULATED_NOTE}."
-    rounds = max((call.round for call in summary.results.calls), default=0)
-    yield (
-        f"Medians of {rounds} round{'' if rounds == 1 else 's'} ± median absolute deviation (without ±: one value). "
-        "2× means twice as dear as the level named, whatever the unit."
-    )
-    yield from _interval_notes(summary, rounds)
-    yield from _control_notes(summary)
-    yield from _precision_notes(summary)
-    for clock in summary.clocks:
-        if clock.drift is not None and clock.is_wrong:
-            yield (
-                f"The clock of {clock.level} went {clock.drift:+.2%} against this machine's (more than "
-                f"{CLOCK_TOLERANCE * 1e6:.0f} ppm): its figures are not to be trusted."
-            )
-    yield from _disturbance_notes(summary)
-    for level in summary.results.levels:
-        if failed := [call for call in summary.failures if call.level == level.name]:
-            yield f"{level.name}: {len(failed)} of its visits failed, the first with: {failed[0].failure}"
-    yield from _cost_notes(summary.results)
-    yield from summary.results.left_out
-
-
-def _cost_notes(results: Results) -> Iterator[str]:
-    parts = {part.text: part.seconds for part in list_parts(results)}
-    if results.spent is not None and (whole_s := results.spent.whole_ns / 1e9):
-        listed = ", ".join(f"{text} {seconds / whole_s:.0%}" for text, seconds in parts.items() if seconds)
-        yield f"Of the {format_value(whole_s)} s of the whole run: {listed}."
-        budget_s = results.settings.budget_s
-        if budget_s is not None and whole_s > budget_s:
-            fewest = results.settings.fewest_rounds
-            yield (
-                f"The run took longer than its budget of {budget_s:.0f} s: {fewest} "
-                f"{'round is' if fewest == 1 else 'rounds are'} made in any case, and one that was begun is ended."
-            )
-    elif (share := measured_share(results)) is not None:
-        yield f"{share:.0%} of the time of all visits was samples; the rest went into preparing and calibrating."
-    cost = harness_share(results)
-    if cost is not None:
-        setup_s = sum(level.setup_ns or 0 for level in results.levels) / 1e9
-        yield (
-            f"nestctl's own cost within the visits: {format_percent(max(cost, 0))} of the time that the levels "
-            f"measured, calibration included; and once, before them, {setup_s:.1f} s to start an agent on every level "
-            "and to ask what it is."
-        )
-
-
-def _interval_notes(summary: Summary, rounds: int) -> Iterator[str]:
-    boots = len({call.boot for call in summary.results.calls})
-    if boots <= 1 and rounds < FEWEST_FOR_INTERVAL:
-        yield f"Fewer than {FEWEST_FOR_INTERVAL} rounds: too few for an interval, so no ratio says how sure it is."
-        return
-    kind = "Student's t" if 1 < boots < FEWEST_FOR_INTERVAL else "bootstrap"
-    yield f"In brackets: 95 % interval of the ratio ({kind}); {SAME} no detectable difference."
-    has_guests = any(level.above for level in summary.results.levels)
-    if boots > 1:
-        yield f"The guests were booted {boots} times, and what a boot changes is in the intervals."
-    elif has_guests:
-        yield "The guests were booted once: the intervals say nothing of what another boot would change (--fresh 1)."
-    if 1 < boots < FEWEST_FOR_INTERVAL:
-        yield f"So few boots make them wide: from {FEWEST_FOR_INTERVAL} boots on they are narrower."
-
-
-def _disturbance_notes(summary: Summary) -> Iterator[str]:
-    """Count over all workloads of a level; the report has them for each."""
-    for place, level in enumerate(summary.results.levels):
-        figures = [row.figures[place] for row in summary.rows]
-        samples = sum(len(figure.points) for figure in figures)
-        if disturbed := sum(figure.disturbed for figure in figures):
-            yield (
-                f"{level.name}: {disturbed} of {samples} samples had no CPU for over {DISTURBANCE_TOLERANCE:.0%} of "
-                "their time: something else ran there, or above."
-            )
-        if unlike := sum(figure.unlike_clock for figure in figures):
-            yield (
-                f"{level.name}: of {unlike} of {samples} samples the level's clock says another time than this "
-                "machine's around them."
-            )
-        if outliers := sum(point.is_outlier for figure in figures for point in figure.points):
-            yield f"{level.name}: {outliers} of {samples} samples are far from the others, and kept."
-
-
 def control_level(summary: Summary) -> str:
     """Name the level that was measured as if it were two, if there is one."""
     return next((call.level for call in summary.results.calls if call.is_control), "")
-
-
-def _control_notes(summary: Summary) -> Iterator[str]:
-    if not (name := control_level(summary)):
-        return
-    yield (
-        f"A/A: {name} was visited twice in every round and compared with itself. A ratio of {name} to another level "
-        "that lies inside the interval of that is no detectable difference; 'finds 5 %' is the change of it that would "
-        "be found four times in five."
-    )
-    if loud := [row.workload.title for row in summary.rows if row.control and _is_unlike_itself(row.control)]:
-        where = ", ".join(loud)
-        yield f"{name} differs from itself in {where}: something else was at work, or it is one time in twenty."
-
-
-def _is_unlike_itself(control: Ratio) -> bool:
-    return control.interval is not None and not control.interval.contains(1.0)
-
-
-def _precision_notes(summary: Summary) -> Iterator[str]:
-    until = summary.results.settings.until
-    if until is None:
-        return
-    interval = widest(summary)
-    reached = "was not reached" if interval is None or interval.half_width > until else "was reached"
-    width = f"; the widest interval is ± {interval.half_width:.1%}" if interval else ""
-    yield (
-        f"Rounds were repeated until ± {until:.1%}, which {reached}{width}. Stopping when the intervals happen to be "
-        "narrow makes them a little too narrow."
-    )
 
 
 def _describe_line(row: Row) -> Line:

@@ -4,16 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nestctl.bench.report import (
-    EMULATED,
-    Cell,
-    Head,
-    Line,
-    control_level,
-    describe_levels,
-    describe_lines,
-    describe_notes,
-)
+from nestctl.bench.notes import describe_notes, describe_run
+from nestctl.bench.report import EMULATED, Cell, Head, Line, control_level, describe_levels, describe_lines
 from nestctl.bench.summary import Summary
 
 if TYPE_CHECKING:
@@ -22,13 +14,14 @@ if TYPE_CHECKING:
 
 
 def render_table(summary: Summary) -> Group:
-    """Make a table of workloads by levels, and below it what has to be known to read it."""
+    """Make a table of workloads by levels: above it what nobody may miss, below it what explains it."""
     from rich.console import Group
     from rich.text import Text
 
-    lines = describe_lines(summary)
-    notes = [*describe_notes(summary), *_explain(lines)]
-    return Group(_table(summary, lines), *(Text(note) for note in notes))
+    lines, notes = describe_lines(summary), describe_notes(summary)
+    above = [f"What nesting costs: {summary.results.title}".removesuffix(": "), describe_run(summary), *notes.warnings]
+    below = [*notes.below, *_explain(lines)]
+    return Group(*map(Text, above), _table(summary, lines), *map(Text, below))
 
 
 def _table(summary: Summary, lines: tuple[Line, ...]) -> Table:
@@ -36,7 +29,7 @@ def _table(summary: Summary, lines: tuple[Line, ...]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, show_lines=True, title=summary.results.title or None, title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, show_lines=True)
     table.add_column("Workload")
     for head in describe_levels(summary):
         table.add_column(Text(_head(head)))

@@ -11,7 +11,8 @@ import pytest
 from nestctl.agent.__main__ import answer
 from nestctl.bench.brackets import make_bracket
 from nestctl.bench.costs import harness_share
-from nestctl.bench.report import describe_lines, describe_notes
+from nestctl.bench.notes import describe_notes
+from nestctl.bench.report import describe_lines
 from nestctl.bench.run import bracket_program, run_bench
 from nestctl.bench.summary import disagrees, summarize
 from nestctl.deadline import Deadline
@@ -37,7 +38,7 @@ def test_the_level_above_counts_the_exits_of_a_guest_while_its_samples_are_taken
     assert cpu.figures[1].exits_per_operation == pytest.approx(0.5)  # 500 exits, 1000 operations
     assert describe_lines(summary)[0].cells[1].exits == "0.500 exits each"
     assert micro.figures[1].exits_per_operation is None
-    assert not any("are not counted" in note for note in describe_notes(summary))
+    assert not any("are not counted" in note for note in describe_notes(summary).below)
 
 
 @pytest.mark.parametrize(

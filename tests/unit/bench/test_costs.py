@@ -3,7 +3,7 @@
 import pytest
 
 from nestctl.bench.costs import harness_share, list_parts, measured_share
-from nestctl.bench.report import describe_notes
+from nestctl.bench.notes import describe_notes
 from nestctl.bench.summary import summarize
 from nestctl.model.samples import Call, Results, Settings, Spent
 from tests.unit.bench.builders import SECOND_NS, call, record, results
@@ -44,13 +44,13 @@ def test_the_parts_of_a_run_are_all_of_it() -> None:
 
 
 def test_the_parts_are_said_with_their_share_and_without_those_of_no_time() -> None:
-    notes = " ".join(describe_notes(summarize(run_of_twenty_seconds())))
+    notes = " ".join(describe_notes(summarize(run_of_twenty_seconds())).cost)
     assert "Of the 20.0 s of the whole run: samples 8%, calibrating, warming up and preparing 12%" in notes
     assert "reaching, checking and pinning the levels 25%, booting the guests anew 20%, the rest 8%." in notes
     old = run_of_twenty_seconds().model_copy(update={"spent": None})
     assert list_parts(old) == ()
     assert measured_share(old) == pytest.approx(1.6 / 4.5)
-    assert "36% of the time of all visits was samples" in " ".join(describe_notes(summarize(old)))
+    assert "36% of the time of all visits was samples" in " ".join(describe_notes(summarize(old)).cost)
 
 
 def test_a_clock_that_is_wrong_makes_no_part_negative() -> None:
@@ -63,5 +63,5 @@ def test_a_clock_that_is_wrong_makes_no_part_negative() -> None:
 
 @pytest.mark.parametrize(("budget_s", "is_said"), [(19.0, True), (21.0, False), (None, False)])
 def test_a_budget_that_was_not_kept_is_said(budget_s: float | None, is_said: bool) -> None:
-    notes = " ".join(describe_notes(summarize(run_of_twenty_seconds(budget_s))))
+    notes = " ".join(describe_notes(summarize(run_of_twenty_seconds(budget_s))).cost)
     assert ("The run took longer than its budget of 19 s: 1 round is made in any case" in notes) is is_said

@@ -10,7 +10,7 @@ import pytest
 
 from nestctl.adapters.process import LocalShell
 from nestctl.bench.fresh import run_fresh
-from nestctl.bench.report import describe_notes
+from nestctl.bench.notes import describe_notes
 from nestctl.bench.summary import check_clock, summarize
 from nestctl.bench.use_case import choose_settings
 from nestctl.bench.verdicts import read_verdicts
@@ -69,7 +69,7 @@ def test_guests_are_booted_between_rounds_and_it_is_one_run(fresh: int, boots: l
     (cpu, boot) = summarize(results).rows
     assert len(cpu.figures[1].values) == 6
     assert boot.figures[1].values == tuple(float(number) for number in range(1, lab.boots + 1))
-    assert f"booted {boots[-1]} times" in " ".join(describe_notes(summarize(results)))
+    assert f"booted {boots[-1]} times" in " ".join(describe_notes(summarize(results)).reading)
 
 
 def test_a_clock_that_begins_anew_with_each_boot_is_not_a_wrong_one() -> None:

@@ -10,8 +10,10 @@ import pytest
 from rich.console import Console
 
 from nestctl.bench import html, plots
+from nestctl.bench.export import Format, export_results
+from nestctl.bench.notes import describe_notes, describe_run
 from nestctl.bench.published import PUBLISHED
-from nestctl.bench.report import EMULATED, EMULATED_NOTE, describe_notes, format_ratio, format_spread, format_value
+from nestctl.bench.report import EMULATED, EMULATED_NOTE, format_ratio, format_spread, format_value
 from nestctl.bench.stats import Interval, Spread
 from nestctl.bench.summary import Ratio, Summary, summarize
 from nestctl.bench.table import render_table
@@ -59,6 +61,36 @@ def test_the_table_labels_emulated_levels_and_no_other() -> None:
     assert f"EMULATED (l1, l2): {EMULATED_NOTE}" in text
     real = summarize(results([record("L0"), record("l1", "L0", depth=1)], [call("l1", 1, "cpu", 5000)]))
     assert EMULATED not in on_terminal(real)
+
+
+@pytest.mark.parametrize("kind", ["terminal", Format.HTML, Format.MD])
+def test_what_nobody_may_miss_stands_before_the_figures_and_what_explains_them_below(kind: str) -> None:
+    summary = with_control(27000)
+    partial = summary.results.model_copy(
+        update={"ending": Ending.INTERRUPTED, "left_out": ("Nothing was measured on the moon.",)}
+    )
+    text = on_terminal(summarize(partial)) if kind == "terminal" else export_results(partial, Format(kind))
+    order = [
+        "What nesting costs",
+        "Measured 2025-01-02",
+        "Partial: the run was interrupted",
+        "EMULATED (l1, l2)",
+        "l2 differs from itself",
+        "one turn of a loop" if kind == Format.HTML else "CPU loop  " if kind == "terminal" else "| CPU loop",
+        "median absolute deviation",
+        "A/A: l2 was visited twice",
+        "own cost within the visits",
+        "on the moon",
+    ]
+    places = [text.index(words) for words in order]
+    assert places == sorted(places)
+
+
+def test_the_machine_is_named_as_far_as_it_is_known() -> None:
+    top = record("L0").model_copy(update={"environment": {"cpu_model": "Some CPU", "cpus": "2", "kernel": "6.1"}})
+    known, unknown = (describe_run(summarize(results([level], []))) for level in (top, record("L0")))
+    assert known == "Measured 2025-01-02T03:04:05+00:00 on Some CPU, 2 CPUs, kernel 6.1, by nestctl 0.0.0."
+    assert unknown == "Measured 2025-01-02T03:04:05+00:00 by nestctl 0.0.0."
 
 
 def test_the_table_has_figures_with_ratios_to_the_level_above_and_to_the_top() -> None:
@@ -118,7 +150,7 @@ def test_what_a_guest_says_is_shown_as_text() -> None:
 
 @pytest.mark.parametrize("ending", [Ending.INTERRUPTED, Ending.DEADLINE])
 def test_a_partial_run_says_so_first(ending: Ending) -> None:
-    assert describe_notes(two_levels_deep(ending=ending))[0].startswith("Partial:")
+    assert describe_notes(two_levels_deep(ending=ending)).warnings[0].startswith("Partial:")
     assert "Partial:" in on_terminal(two_levels_deep(ending=ending))
 
 
@@ -132,7 +164,7 @@ def test_a_wrong_clock_and_a_failed_visit_are_noted() -> None:
     calls = [call("l1", number, "cpu", 5000) for number in (1, 2)]
     slow = calls[1].model_copy(update={"level_begin_ns": 15 * 10**9, "level_end_ns": 16 * 10**9})
     failed = Call(level="l2", round=1, host_begin_ns=0, host_end_ns=1, failure="it hangs")
-    notes = "\n".join(describe_notes(summarize(results(LEVELS, [calls[0], slow, failed]))))
+    notes = "\n".join(describe_notes(summarize(results(LEVELS, [calls[0], slow, failed]))).warnings)
     assert "clock of l1 went -50.00%" in notes
     assert "l2: 1 of its visits failed, the first with: it hangs" in notes
 
@@ -251,7 +283,7 @@ def test_the_intervals_say_of_how_many_boots_they_are() -> None:
     def notes(boots: int) -> str:
         found = two_levels_deep().results
         calls = [it.model_copy(update={"boot": min(it.round, boots)}) for it in found.calls]
-        return " ".join(describe_notes(summarize(found.model_copy(update={"calls": tuple(calls)}))))
+        return " ".join(describe_notes(summarize(found.model_copy(update={"calls": tuple(calls)}))).reading)
 
     assert "booted once: the intervals say nothing of what another boot would change" in notes(1)
     assert "Student's t" in notes(3)
@@ -273,8 +305,8 @@ def test_void_samples_outliers_and_disturbed_ones_are_kept_and_said() -> None:
     assert len(figure.points) == 9
     assert [point.value for point in figure.points if point.is_outlier] == [90.0]
     text = on_terminal(summary)
-    assert "l1: 1 of 9 samples had no CPU" in text
-    assert "l1: 1 of 9 samples are far from the others, and kept" in text
+    assert "without a CPU for over 1% of their time: 1 of 9 on l1." in text
+    assert "far from the others, and kept: 1 of 9 on l1." in text
     page = html.render_report(summary)
     assert "1 of 10 samples do not count: the exits do not add up" in page
     assert "1 of 10 samples is an outlier (kept)" in page

@@ -8,7 +8,7 @@ from nestctl.adapters.process import LocalShell
 from nestctl.agent import measure
 from nestctl.bench.boot import parse_boot
 from nestctl.bench.costs import harness_share
-from nestctl.bench.report import describe_notes
+from nestctl.bench.notes import describe_notes
 from nestctl.bench.run import run_bench
 from nestctl.bench.summary import summarize, widest
 from nestctl.bench.use_case import choose_settings, list_left_out
@@ -154,7 +154,8 @@ def test_rounds_are_repeated_until_every_ratio_is_known_well_enough() -> None:
     earlier = widest(summarize(results.model_copy(update={"calls": tuple(before)})))
     assert earlier is None or earlier.half_width > 0.03
     assert any(
-        "which was reached" in note and "a little too narrow" in note for note in describe_notes(summarize(results))
+        "which was reached" in note and "a little too narrow" in note
+        for note in describe_notes(summarize(results)).reading
     )
 
 
@@ -164,7 +165,7 @@ def test_a_precision_that_is_out_of_reach_ends_with_the_budget_and_says_so() -> 
     settings = choose_settings(until=0.001, workloads=("cpu",), rounds=9)
     results = run_bench(levels, settings=settings, deadline=soon())
     assert max(call.round for call in results.calls) == 9
-    assert any("which was not reached" in note for note in describe_notes(summarize(results)))
+    assert any("which was not reached" in note for note in describe_notes(summarize(results)).reading)
 
 
 def test_what_a_level_cannot_measure_has_its_reason_and_no_number() -> None:
