@@ -49,9 +49,12 @@ class Agent:
 
 
 @contextmanager
-def open_agent(shell: TalkingShell) -> Iterator[Agent]:
-    """Start the agent on the shell's machine; with the context it ends, and no file is left there."""
-    with shell.converse(_command(("serve",))) as conversation:
+def open_agent(shell: TalkingShell, *subcommands: str) -> Iterator[Agent]:
+    """Start the agent on the shell's machine; with the context it ends, and no file is left there.
+
+    Naming the subcommands that it will be asked for makes the first question of each as cheap as the next.
+    """
+    with shell.converse(_command(("serve", *subcommands))) as conversation:
         yield Agent(conversation, shell.where)
 
 

@@ -7,7 +7,6 @@ import os
 import platform
 import re
 import subprocess
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,11 @@ ASK_S = 60  # QEMU takes seconds to start, two levels down
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of the subcommand `fingerprint`."""
-    parser.add_argument("--load", help="a module of the agent that is going to be asked: it is compiled now")
+    """Declare the options of the subcommand `fingerprint`: there are none."""
 
 
-def run(arguments: argparse.Namespace) -> dict[str, Any]:
+def run(_arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the document of the subcommand `fingerprint`: names and values, all of them text."""
-    if arguments.load:
-        import_module("." + arguments.load, __package__)
     return {"schema": "nestctl.fingerprint/1", "environment": {**read_fingerprint(), **read_versions()}}
 
 

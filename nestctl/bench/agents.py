@@ -29,7 +29,7 @@ class Agents:
         try:
             if level.name not in self._open:
                 stack = ExitStack()
-                self._open[level.name] = stack.enter_context(open_agent(level.shell)), stack
+                self._open[level.name] = stack.enter_context(open_agent(level.shell, "measure")), stack
             return self._open[level.name][0].ask(arguments, deadline=deadline)
         except BaseException:
             self._end(level.name)

@@ -198,7 +198,7 @@ def _measure(visit: _Visit, number: int, names: Sequence[str], deadline: Deadlin
     visiting = Deadline.after(timeout_s, f"Measuring '{level.name}'")
     try:
         if level.name not in log.environments:
-            document = log.agents.ask(level, ("fingerprint", "--load=measure"), deadline=visiting)
+            document = log.agents.ask(level, ("fingerprint",), deadline=visiting)
             log.environments[level.name] = parse_fingerprint(document, where=level.shell.where)
             log.setups_ns[level.name] = clock_ns() - call.host_begin_ns
             call = call.model_copy(update={"host_begin_ns": clock_ns()})

@@ -74,7 +74,7 @@ def test_a_silent_failure_is_said_to_be_one(tmp_path: Path) -> None:
 
 
 def test_an_agent_that_stays_answers_until_it_fails_and_says_why() -> None:
-    with open_agent(LocalShell()) as agent:
+    with open_agent(LocalShell(), "measure") as agent:
         for _ in range(2):
             assert agent.ask(["fingerprint"], deadline=soon())["environment"]["kernel"]
         words = ["measure", "--workload=syscall", "--target-ms=1", "--samples=1"]

@@ -48,6 +48,15 @@ def test_an_unknown_option_is_refused(capsys: pytest.CaptureFixture[str]) -> Non
     assert "--guess" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("words", "is_loaded"), [("'serve', 'measure'", True), ("'serve'", False)])
+def test_an_agent_that_stays_imports_what_it_will_be_asked_before_its_first_question(
+    words: str, is_loaded: bool
+) -> None:
+    source = "import io, sys; sys.stdin = io.StringIO(); from nestctl.agent.__main__ import main; "
+    completed = python(f"{source}main([{words}]); print(*sys.modules)")
+    assert ("nestctl.agent.measure" in completed.stdout.split()) is is_loaded
+
+
 def test_measuring_does_not_compile_what_looking_needs() -> None:
     source = (
         "import sys; from nestctl.agent.__main__ import main; main(['measure', '--workload=syscall', '--target-ms=1'])"
