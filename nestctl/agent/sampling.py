@@ -12,29 +12,28 @@ Outcome = Dict[str, Any]
 SampleRecord = Dict[str, Any]
 Run = Callable[[int], Any]
 Time = Callable[[int], SampleRecord]
-
 Pause = Callable[[str], None]
 
 LARGEST_COUNT = (1 << 32) - 1
 RETRIES = 4
 
 
-_pauses: list[Pause] = []
+def _go_on(_at: str) -> None:
+    """Do not pause."""
+
+
+_pause: Pause = _go_on
 
 
 @contextmanager
 def pausing(pause: Pause) -> Iterator[None]:
     """Have `pause` called with 'begin' right before samples are taken, and with 'end' right after."""
-    _pauses.append(pause)
+    global _pause
+    _pause = pause
     try:
         yield
     finally:
-        _pauses.pop()
-
-
-def _pause(at: str) -> None:
-    for pause in _pauses:
-        pause(at)
+        _pause = _go_on
 
 
 def clock_ns() -> int:

@@ -92,11 +92,11 @@ def test_pauses_are_a_cost_of_measuring() -> None:
 
 
 @pytest.mark.parametrize("workload", ["cpu", "syscall"])
-def test_the_agent_pauses_before_and_after_the_samples(
+def test_the_agent_pauses_before_and_after_the_samples_of_one_workload_and_of_no_other(
     workload: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("go\n" * 20))
-    arguments = [f"--workload={workload}", f"--pause={workload}", "--samples=2", "--target-ms=1"]
+    arguments = ["--workload=cpu", "--workload=syscall", f"--pause={workload}", "--samples=2", "--target-ms=1"]
     answer("measure", arguments)
     *pauses, document = map(json.loads, capsys.readouterr().out.splitlines())
     assert [pause["at"] for pause in pauses[:2]] == ["begin", "end"]
