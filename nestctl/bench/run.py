@@ -36,8 +36,6 @@ from nestctl.model.samples import (
 
 # A micro-guest counts its own exits, and a pause before its samples would be felt in them (how-we-measure.md).
 _BRACKETED = frozenset(workload.name for workload in AGENT_WORKLOADS if workload.family is not Family.MICRO_GUEST)
-# Only in the first of a boot: what is counted hardly varies, and each pause costs a level two questions over SSH.
-_BRACKETED_ROUND = 1
 
 Step = Callable[[str], AbstractContextManager[None]]
 
@@ -55,6 +53,7 @@ class _Log:
     title: str
     created: str
     begun_s: float
+    earlier: Sequence[Call]
     calls: list[Call] = field(default_factory=list)
     environments: dict[str, dict[str, str]] = field(default_factory=dict)
     setups_ns: dict[str, int] = field(default_factory=dict)
@@ -99,10 +98,12 @@ def run_bench(
     step: Step = _silently,
     only: str = "",
     begun_s: float | None = None,
+    earlier: Sequence[Call] = (),
 ) -> Results:
     """Measure all levels, or `only` the one of that name; `step` shows each round to the user.
 
-    The budget counts from `begun_s` on (by the monotonic clock), or from now.
+    The budget counts from `begun_s` on (by the monotonic clock), or from now. `earlier` are the calls of the run before
+    its guests were booted anew: workloads that were bracketed in them are not again.
     A level that fails, an interruption and the deadline do not raise: they are in the results, with all that was
     measured before. Raises `UsageError` for settings or levels that make no sense.
     """
@@ -118,6 +119,7 @@ def run_bench(
         title=title,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         begun_s=time.monotonic() if begun_s is None else begun_s,
+        earlier=earlier,
     )
     ending = Ending.COMPLETE
     try:
@@ -190,7 +192,7 @@ def _measure(visit: _Visit, number: int, names: Sequence[str], deadline: Deadlin
     level, settings = visit.level, log.settings
     arguments = ["measure", f"--samples={settings.samples}", f"--target-ms={settings.target_ms}"]
     arguments += [f"--workload={name}" for name in names]
-    if number == _BRACKETED_ROUND and level.above is not None and not visit.is_control:
+    if _is_bracketed(visit, log):
         log.brackets.read_exits(level)  # starts the agent above, which is no part of the visit
         arguments += [f"--pause={name}" for name in names if name in _BRACKETED]
     timeout_s = min(_timeout_s(level, len(names), settings), deadline.remaining_s)
@@ -209,6 +211,17 @@ def _measure(visit: _Visit, number: int, names: Sequence[str], deadline: Deadlin
     end_ns = clock_ns()
     stamps = {"host_end_ns": end_ns, "level_begin_ns": measured.begin_ns, "level_end_ns": measured.end_ns}
     return call.model_copy(update={**stamps, "paused_ns": measured.paused_ns, "outcomes": measured.outcomes})
+
+
+def _is_bracketed(visit: _Visit, log: _Log) -> bool:
+    """Choose a guest's first visit of a run that succeeds, and no other.
+
+    What is counted hardly varies, from boot to boot either, and each pause costs a level two questions over SSH.
+    """
+    if visit.level.above is None or visit.is_control:
+        return False
+    calls = (call for call in (*log.earlier, *log.calls) if call.level == visit.level.name and not call.is_control)
+    return all(call.level_end_ns is None for call in calls)
 
 
 def _run_program(program: Program, visit: _Visit, number: int, deadline: Deadline, log: _Log) -> Call:

@@ -15,6 +15,7 @@ from nestctl.bench.notes import describe_notes
 from nestctl.bench.report import describe_lines
 from nestctl.bench.run import bracket_program, run_bench
 from nestctl.bench.summary import disagrees, summarize
+from nestctl.bench.workloads import choose_workloads
 from nestctl.deadline import Deadline
 from nestctl.model.samples import Bracket, Outcome, Results, Sample, Settings
 from tests.unit.bench.builders import SECOND_NS, FakeShell, Machine, call, record, results
@@ -70,6 +71,15 @@ def test_samples_longer_than_their_visit_are_flagged_without_a_bracket() -> None
     long, short = (call("l1", 1, "cpuid_exit", elapsed_ns) for elapsed_ns in (SECOND_NS * 2, SECOND_NS // 2))
     assert disagrees(long, long.outcomes[0])
     assert not disagrees(short, short.outcomes[0])
+
+
+def test_clocks_are_checked_in_a_boot_without_brackets_too() -> None:
+    first, right, wrong = (call("l1", number, "cpu", SECOND_NS * number // 2) for number in (1, 2, 3))
+    around = Bracket(host_begin_ns=0, host_end_ns=SECOND_NS // 2)
+    first = first.model_copy(update={"outcomes": (first.outcomes[0].model_copy(update={"bracket": around}),)})
+    later = [it.model_copy(update={"boot": it.round}) for it in (right, wrong)]
+    row = summarize(results([record("l1")], [first, *later], workloads=choose_workloads(["cpu"]))).rows[0]
+    assert row.figures[0].unlike_clock == 1
 
 
 def test_a_program_that_says_it_took_longer_than_l0_saw_is_void() -> None:

@@ -9,29 +9,43 @@ from contextlib import nullcontext
 import pytest
 
 from nestctl.adapters.process import LocalShell
+from nestctl.bench.compare import Verdict, compare_runs
 from nestctl.bench.fresh import run_fresh
 from nestctl.bench.notes import describe_notes
+from nestctl.bench.plots import plot_exits
+from nestctl.bench.report import describe_lines
 from nestctl.bench.summary import check_clock, summarize
 from nestctl.bench.use_case import choose_settings
 from nestctl.bench.verdicts import read_verdicts
-from nestctl.errors import GuestError
+from nestctl.errors import FailedError, GuestError
 from nestctl.model.samples import Ending, Results, Settings, parse_results, render_results
 from tests.unit.bench.builders import FakeShell, Machine
 
 
 class Lab:
-    """A guest whose clock begins anew with each boot; `fails_at` is the boot that does not succeed."""
+    """A guest whose clock begins anew with each boot; `fails_at` is the boot that does not succeed.
 
-    def __init__(self, *, fails_at: int = 0, error: type[BaseException] = GuestError, boot_s: float = 0) -> None:
+    Of one that `pauses` the exits are counted.
+    """
+
+    def __init__(
+        self,
+        *,
+        fails_at: int = 0,
+        error: type[BaseException] = GuestError,
+        boot_s: float = 0,
+        pauses: bool = False,
+    ) -> None:
         self.boots = 1
         self.boot_s = boot_s
         self.fails_at, self.error = fails_at, error
+        self.pauses = pauses
         self.host = FakeShell("L0", itertools.repeat(5))
-        self.guest = FakeShell("l1", itertools.repeat(9))
+        self.guest = FakeShell("l1", itertools.repeat(9), pauses=pauses)
 
     def open(self) -> nullcontext[list[Machine]]:
         boot_s = tuple(self.boot_s or float(number) for number in range(1, self.boots + 1))
-        guest = Machine(name="l1", shell=self.guest, depth=1, above="L0", boot_s=boot_s)
+        guest = Machine(name="l1", shell=self.guest, depth=1, above="L0", boot_s=boot_s, accelerator="kvm")
         return nullcontext([Machine(name="L0", shell=self.host), guest])
 
     def step(self, *_text: object, **_about: object) -> nullcontext[None]:
@@ -41,7 +55,7 @@ class Lab:
         if self.boots == self.fails_at:
             raise self.error("It does not answer.")
         self.boots += 1
-        self.guest = FakeShell("l1", itertools.repeat(9))
+        self.guest = FakeShell("l1", itertools.repeat(9), pauses=self.pauses)
 
 
 def run(lab: Lab, **settings: object) -> Results:
@@ -80,6 +94,50 @@ def test_a_clock_that_begins_anew_with_each_boot_is_not_a_wrong_one() -> None:
     assert drift is not None
     assert wrong is not None
     assert wrong < drift
+
+
+@pytest.mark.parametrize("fresh", [1, 2])
+def test_exits_are_counted_in_the_first_boot_and_are_those_of_all(fresh: int) -> None:
+    lab = Lab(pauses=True)
+    results = run(lab, fresh=fresh, workloads=("cpu", "cpuid_exit"))
+    bracketed = [
+        (call.round, call.boot, call.level, call.is_control)
+        for call in results.calls
+        if any(outcome.bracket for outcome in call.outcomes)
+    ]
+    assert bracketed == [(1, 1, "l1", False)]
+    summary = summarize(results)
+    figure = summary.rows[0].figures[1]
+    assert len(figure.boots) == lab.boots == 6 // fresh
+    assert figure.exits_per_operation == 0.5
+    assert describe_lines(summary)[0].cells[1].exits == "0.500 exits each"
+    assert "exits per operation" in plot_exits(summary)
+
+
+def test_a_guest_whose_first_boot_failed_is_bracketed_in_the_next() -> None:
+    lab = Lab(pauses=True)
+
+    def fail() -> None:
+        raise FailedError("The agent broke.")
+
+    lab.guest.before = fail
+    calls = run(lab, rounds=3, fresh=1, workloads=("cpu",)).calls
+    visits = [call for call in calls if call.level == "l1" and not call.is_control]
+    assert [call.failure for call in visits] == ["The agent broke.", "", ""]
+    assert [bool(call.outcomes and call.outcomes[0].bracket) for call in visits] == [False, True, False]
+
+
+def test_runs_are_compared_whether_later_boots_were_bracketed_or_not() -> None:
+    """Results of an older nestctl have brackets in every boot."""
+    new = run(Lab(pauses=True), rounds=5, fresh=1, workloads=("cpu",))
+    (bracketed,) = [call.outcomes[0] for call in new.calls if call.outcomes[0].bracket]
+    calls = [
+        call.model_copy(update={"outcomes": (call.outcomes[0].model_copy(update={"bracket": bracketed.bracket}),)})
+        for call in new.calls
+    ]
+    old = new.model_copy(update={"calls": tuple(calls)})
+    changes = compare_runs(summarize(old), summarize(new), threshold=0.05).changes
+    assert {change.level: change.verdict for change in changes} == {"L0": Verdict.SAME, "l1": Verdict.SAME}
 
 
 @pytest.mark.parametrize(("error", "said"), [(GuestError, "did not come up again"), (KeyboardInterrupt, "")])
