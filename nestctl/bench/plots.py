@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nestctl.bench.summary import Figure, Row, Summary
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 WIDTH_INCHES = 4.6  # on a phone's screen the text then keeps a size that can be read
+MOST_ROWS = 16  # of a plot of workloads: two stand side by side on a screen, and above other things on a printed page
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a level may be called 'a$b'
@@ -32,19 +35,19 @@ STYLE: dict[Any, Any] = {
 Draw = Callable[["Axes"], None]
 
 
-def plot_ratios(summary: Summary) -> str:
+def plot_ratios(summary: Summary) -> tuple[str, ...]:
     """Show for each workload how many times as dear each level is as the level above it, with the interval."""
     rows = [row for row in summary.rows if any(figure.ratios for figure in row.figures)]
-    return _render("ratios", 0.9 + 0.42 * len(rows), lambda axes: _draw_ratios(axes, summary, rows)) if rows else ""
+    return _render_parts("ratios", rows, 0.42, lambda part, axes: _draw_ratios(axes, summary, part))
 
 
-def plot_exits(summary: Summary) -> str:
+def plot_exits(summary: Summary) -> tuple[str, ...]:
     """Show for each workload how many exits KVM counted per operation on each level; none counted is no mark.
 
     The axis is logarithmic, for a loop has one in a hundred thousand turns and a disk read several.
     """
     rows = [row for row in summary.rows if any(figure.exits_per_operation for figure in row.figures)]
-    return _render("exits", 0.9 + 0.3 * len(rows), lambda axes: _draw_exits(axes, summary, rows)) if rows else ""
+    return _render_parts("exits", rows, 0.3, lambda part, axes: _draw_exits(axes, summary, part))
 
 
 def plot_samples(row: Row) -> str:
@@ -85,7 +88,12 @@ def _frame(axes: Axes, rows: Sequence[Row], label: str, *, unit: str, legend_col
     _label_ticks(axes.xaxis, unit)
     axes.set_yticks(range(len(rows)), [row.workload.title for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=legend_columns)
+    _add_legend(axes, legend_columns)
+
+
+def _add_legend(axes: Axes, columns: int) -> None:
+    """Put it above, over the whole width: beside long names of workloads the axes alone are too narrow for it."""
+    axes.figure.legend(loc="outside upper left", ncols=columns)
 
 
 def _draw_ratio(axes: Axes, figure: Figure, height: float, summary: Summary) -> None:
@@ -114,7 +122,7 @@ def _draw_samples(axes: Axes, row: Row) -> None:
     _label_ticks(axes.yaxis, "")
     axes.set_xlabel("seconds since the run began")
     axes.set_ylabel(row.workload.unit)
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(row.figures))
+    _add_legend(axes, len(row.figures))
 
 
 def _label_ticks(axis: Axis, unit: str) -> None:
@@ -123,7 +131,7 @@ def _label_ticks(axis: Axis, unit: str) -> None:
 
     low, high = axis.get_view_interval()
     is_short = 0 < low < high < 60 * low
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if is_short else (1,), numticks=12))
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if is_short else (1,), numticks=12 if is_short else 6))
     axis.set_major_formatter(lambda value, _: f"{value:g}{unit}")
     axis.set_minor_formatter(lambda _value, _: "")
 
@@ -141,6 +149,19 @@ def _style_at(place: int, level: LevelRecord) -> dict[str, Any]:
     colour = COLOURS[place % len(COLOURS)]
     face = "white" if level.is_emulated else colour
     return {"color": colour, "marker": MARKERS[place % len(MARKERS)], "markerfacecolor": face}
+
+
+def _render_parts(
+    name: str, rows: Sequence[Row], inches: float, draw: Callable[[Sequence[Row], Axes], None]
+) -> tuple[str, ...]:
+    """Draw as many plots as the workloads need, of about equal height; `inches` are those of a workload."""
+    if not rows:
+        return ()
+    size = math.ceil(len(rows) / math.ceil(len(rows) / MOST_ROWS))
+    parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+    return tuple(
+        _render(f"{name}{number}", 0.9 + inches * len(part), partial(draw, part)) for number, part in enumerate(parts)
+    )
 
 
 def _render(name: str, height_inches: float, draw: Draw) -> str:

@@ -111,7 +111,7 @@ def test_exits_are_counted_in_the_first_boot_and_are_those_of_all(fresh: int) ->
     assert len(figure.boots) == lab.boots == 6 // fresh
     assert figure.exits_per_operation == 0.5
     assert describe_lines(summary)[0].cells[1].exits == "0.500 exits each"
-    assert "exits per operation" in plot_exits(summary)
+    assert "exits per operation" in "".join(plot_exits(summary))
 
 
 def test_a_guest_whose_first_boot_failed_is_bracketed_in_the_next() -> None:

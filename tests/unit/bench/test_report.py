@@ -1,7 +1,9 @@
 """What the user sees: the table on the terminal and the HTML page."""
 
+import math
 import re
 import sys
+from collections.abc import Sequence
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
@@ -20,7 +22,7 @@ from nestctl.bench.table import render_table
 from nestctl.bench.use_case import choose_exit_code, choose_settings
 from nestctl.bench.workloads import AGENT_WORKLOADS, WORKLOADS, choose_workloads
 from nestctl.errors import ExitCode, PrerequisiteError
-from nestctl.model.samples import Call, Ending, parse_results
+from nestctl.model.samples import Call, Ending, Workload, parse_results
 from tests.unit.bench.builders import call, record, results
 
 LEVELS = (record("L0"), record("l1", "L0", depth=1, is_emulated=True), record("l2", "l1", depth=2, is_emulated=True))
@@ -110,7 +112,7 @@ def test_the_page_labels_every_emulated_figure_and_needs_nothing_else() -> None:
     assert [EMULATED in cell for cell in cells] == [False, True, True] * len(WORKLOADS)
     assert EMULATED_NOTE in page
     assert "l2 (emulated)" in page
-    assert page.count("<svg") == 1 + len(AGENT_WORKLOADS)
+    assert page.count("<svg") == math.ceil(len(AGENT_WORKLOADS) / plots.MOST_ROWS) + len(AGENT_WORKLOADS)
     assert not re.search(r'(src|href)="(?!#)', page)
     assert "@import" not in page
 
@@ -320,9 +322,24 @@ def test_exits_per_operation_are_shown() -> None:
     outcome = outcome.model_copy(update={"samples": (outcome.samples[0].model_copy(update={"exits": 2000}),)})
     summary = summarize(results(LEVELS, [it.model_copy(update={"outcomes": (outcome,)})]))
     assert "2.00 exits each" in on_terminal(summary)
-    assert "exits per operation" in plots.plot_exits(summary)
-    assert "CPU loop" in plots.plot_exits(summary)
-    assert plots.plot_exits(summarize(results(LEVELS, [it]))) == ""
+    (plot,) = plots.plot_exits(summary)
+    assert "exits per operation" in plot
+    assert "CPU loop" in plot
+    assert plots.plot_exits(summarize(results(LEVELS, [it]))) == ()
+
+
+@pytest.mark.slow
+def test_many_workloads_have_several_plots_and_each_is_in_one_of_them() -> None:
+    def titles(workloads: Sequence[Workload]) -> list[list[str]]:
+        calls = [call(level.name, 1, workload.name, 5000) for level in LEVELS for workload in workloads]
+        found = plots.plot_ratios(summarize(results(LEVELS, calls, workloads=workloads)))
+        return [[it.title for it in workloads if f">{it.title}<" in plot] for plot in found]
+
+    many, few = AGENT_WORKLOADS[: plots.MOST_ROWS + 1], AGENT_WORKLOADS[: plots.MOST_ROWS]
+    first, second = titles(many)
+    assert first + second == [workload.title for workload in many]
+    assert 0 <= len(first) - len(second) <= 1
+    assert titles(few) == [[workload.title for workload in few]]
 
 
 @pytest.mark.slow
