@@ -22,8 +22,6 @@ from nestctl.paths import cache_directory, state_directory
 
 log = logging.getLogger(__name__)
 
-URI_PREFIX = "qemu:///embed"
-
 # Logs go to files, because no virtlogd runs without a daemon; QEMU runs as the account that calls, as in a session. It
 # can open its files as they are: an image that was given to it would be taken from the guests of a daemon.
 # No mount namespace of its own: containers and chroots, where this driver is of most use, often cannot give it one.
@@ -39,16 +37,6 @@ namespaces = []
 def embedded_root() -> Path:
     """Say where the embedded driver keeps its domains, as long as there are any."""
     return state_directory() / "embed"
-
-
-def parse_embedded_root(uri: str) -> Path:
-    """Find the directory in a connection URI. Raises `UsageError` when it names none."""
-    root = Path(uri.partition("root=")[2].partition("&")[0])
-    if not root.is_absolute():
-        raise UsageError(
-            f"The connection '{uri}' names no absolute directory.", hint=f"Use {URI_PREFIX}?root=/some/directory."
-        )
-    return root
 
 
 # What this process owns. libvirt keeps a directory to itself until the process ends, also when the connection is

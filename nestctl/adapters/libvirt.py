@@ -19,26 +19,14 @@ os.environ.setdefault("LIBVIRT_LOG_OUTPUTS", "3:file:/dev/null")
 
 import libvirt
 
-from nestctl.adapters.embedded import (
-    URI_PREFIX,
-    embedded_root,
-    is_unused_root,
-    own_embedded_root,
-    parse_embedded_root,
-    remove_root,
-)
+from nestctl.adapters.embedded import is_unused_root, own_embedded_root, remove_root
 from nestctl.adapters.limits import limit_domain
 from nestctl.adapters.refusals import explain
 from nestctl.adapters.ssh import SshShell
+from nestctl.adapters.uri import EMBEDDED_URI, SYSTEM_URI, check_uri, parse_embedded_root
 from nestctl.deadline import Deadline
-from nestctl.errors import UsageError
-from nestctl.paths import state_directory
 
 log = logging.getLogger(__name__)
-
-SYSTEM_URI = "qemu:///system"
-SESSION_URI = "qemu:///session"
-_SYSTEM_SOCKETS = (Path("/run/libvirt/virtqemud-sock"), Path("/run/libvirt/libvirt-sock"))
 
 # How often the embedded driver is tried again while a process that had it open ends.
 _RETRY_S = 0.05
@@ -244,38 +232,11 @@ class Hypervisor:
             return str(self.connection.getDomainCapabilities(emulator, "x86_64", "q35", domain_type))
 
 
-def choose_uri(wanted: str | None) -> str:
-    """Choose the connection: what was asked for, or $LIBVIRT_DEFAULT_URI, or the best that works here.
-
-    The system's libvirt where its socket may be used and its accounts can reach our files; else the session's for a
-    user, and for root, where no daemon runs, the driver embedded in this process. Raises as `check_uri`.
-    """
-    if chosen := wanted or os.environ.get("LIBVIRT_DEFAULT_URI"):
-        check_uri(chosen)
-        return chosen
-    if any(os.access(path, os.W_OK) for path in _SYSTEM_SOCKETS):
-        if os.geteuid() == 0 or _is_open_to_others(state_directory()):
-            return SYSTEM_URI
-        log.info("%s is closed to libvirt's accounts: using %s", state_directory(), SESSION_URI)
-    return SESSION_URI if os.geteuid() != 0 else f"{URI_PREFIX}?root={embedded_root()}"
-
-
-def check_uri(uri: str) -> None:
-    """Raise `UsageError` for a URI that is none of QEMU's on this machine (https://libvirt.org/drvqemu.html)."""
-    if uri.partition("?")[0] not in {SYSTEM_URI, SESSION_URI, URI_PREFIX}:
-        raise UsageError(
-            f"The connection '{uri}' is not this machine's QEMU.",
-            hint=f"Use {SYSTEM_URI}, {SESSION_URI} or {URI_PREFIX}?root=DIRECTORY.",
-        )
-    if uri.startswith(URI_PREFIX):
-        parse_embedded_root(uri)
-
-
 @contextmanager
 def open_hypervisor(uri: str, *, deadline: Deadline) -> Iterator[Hypervisor]:
     """Open this machine's libvirt. Raises as `check_uri`."""
     check_uri(uri)
-    if uri.startswith(URI_PREFIX):
+    if uri.startswith(EMBEDDED_URI):
         yield from _open_embedded(uri, deadline)
     else:
         with _open(uri, "this machine") as hypervisor:
@@ -350,11 +311,6 @@ def _connect(uri: str, deadline: Deadline) -> Any:
                 raise
             deadline.check()
             time.sleep(_RETRY_S)
-
-
-def _is_open_to_others(directory: Path) -> bool:
-    """Tell whether other accounts can pass through a directory and all above it, as far as they exist."""
-    return all(path.stat().st_mode & 0o001 for path in (directory, *directory.parents) if path.exists())
 
 
 _event_loop = threading.Lock()

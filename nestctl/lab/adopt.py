@@ -15,8 +15,8 @@ from pathlib import Path, PurePosixPath
 
 import yaml
 
-from nestctl.adapters.libvirt import choose_uri
 from nestctl.adapters.shell import Shell
+from nestctl.adapters.uri import choose_uri
 from nestctl.deadline import Deadline
 from nestctl.errors import FailedError, PrerequisiteError, UsageError
 from nestctl.lab.addresses import parse_subnets

@@ -11,9 +11,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nestctl.adapters.embedded import URI_PREFIX, embedded_root, parse_embedded_root
-from nestctl.adapters.libvirt import SESSION_URI, SYSTEM_URI, Hypervisor, choose_uri
+from nestctl.adapters.embedded import embedded_root
+from nestctl.adapters.libvirt import Hypervisor
 from nestctl.adapters.ssh import find_stale_sockets
+from nestctl.adapters.uri import EMBEDDED_URI, SESSION_URI, SYSTEM_URI, choose_uri, parse_embedded_root
 from nestctl.lab.host import has_domains, open_connection
 from nestctl.lab.network_plan import bridge_prefix, filter_owner
 from nestctl.lab.render import parse_mark, parse_network_owner
@@ -97,7 +98,7 @@ def _libvirt_directory(uri: str) -> Path:
         return _SYSTEM_DIRECTORY
     if uri == SESSION_URI:
         return _SESSION_DIRECTORY.expanduser()
-    return (parse_embedded_root(uri) if uri.startswith(URI_PREFIX) else embedded_root()) / "lib/qemu"
+    return (parse_embedded_root(uri) if uri.startswith(EMBEDDED_URI) else embedded_root()) / "lib/qemu"
 
 
 def find_kept_by_name(lab: str, others: Iterable[str], root: Path) -> Iterator[Trace]:

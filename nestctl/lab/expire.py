@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from nestctl.adapters.libvirt import choose_uri
+from nestctl.adapters.uri import choose_uri
 from nestctl.deadline import Deadline
 from nestctl.errors import NestctlError
 from nestctl.lab.expiry import Due, Expiry, LabExpiry, assess, list_expiries

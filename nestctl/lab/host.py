@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from nestctl.adapters.libvirt import Domain, Hypervisor, Network, choose_uri, open_hypervisor
+from nestctl.adapters.libvirt import Domain, Hypervisor, Network, open_hypervisor
+from nestctl.adapters.uri import choose_uri
 from nestctl.check import choose_accelerator
 from nestctl.deadline import Deadline
 from nestctl.lab.addresses import (

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from nestctl.adapters.libvirt import Hypervisor, choose_uri
+from nestctl.adapters.libvirt import Hypervisor
+from nestctl.adapters.uri import choose_uri
 from nestctl.errors import UsageError
 from nestctl.lab.expiry import (
     NAMESPACE,

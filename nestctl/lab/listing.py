@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from nestctl.adapters.libvirt import Domain, choose_uri
+from nestctl.adapters.libvirt import Domain
+from nestctl.adapters.uri import choose_uri
 from nestctl.errors import NestctlError
 from nestctl.lab.adoption import Adoption, list_adopted_domains
 from nestctl.lab.expiry import list_expiries

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-from nestctl.adapters.libvirt import SESSION_URI, Filter, Hypervisor, Network
+from nestctl.adapters.libvirt import Filter, Hypervisor, Network
+from nestctl.adapters.uri import SESSION_URI
 from nestctl.errors import FailedError, PrerequisiteError, UsageError
 from nestctl.lab.compare import Action
 from nestctl.lab.level import Step

@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from nestctl.adapters.libvirt import Domain, choose_uri
+from nestctl.adapters.libvirt import Domain
 from nestctl.adapters.process import LocalShell
+from nestctl.adapters.uri import choose_uri
 from nestctl.deadline import Deadline
 from nestctl.errors import FailedError, GuestError, NestctlError, PrerequisiteError
 from nestctl.lab.adopt import leave, let_in_again

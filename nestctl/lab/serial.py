@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from nestctl.adapters.libvirt import SYSTEM_URI, choose_uri
+from nestctl.adapters.uri import SYSTEM_URI, choose_uri
 from nestctl.errors import GuestError, PrerequisiteError
 from nestctl.lab.host import open_connection
 from nestctl.lab.nodes import Node

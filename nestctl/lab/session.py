@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from nestctl.adapters.libvirt import Domain, choose_uri
+from nestctl.adapters.libvirt import Domain
 from nestctl.adapters.process import LocalShell
 from nestctl.adapters.shell import TalkingShell
+from nestctl.adapters.uri import choose_uri
 from nestctl.check import check_this_machine
 from nestctl.deadline import Deadline
 from nestctl.errors import UsageError

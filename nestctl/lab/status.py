@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from nestctl.adapters.libvirt import choose_uri
 from nestctl.adapters.process import LocalShell
+from nestctl.adapters.uri import choose_uri
 from nestctl.lab.adoption import parse_size
 from nestctl.lab.host import open_connection
 from nestctl.lab.level import Level, SshAccess

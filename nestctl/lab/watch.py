@@ -14,9 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from nestctl.adapters.embedded import URI_PREFIX, parse_embedded_root
-from nestctl.adapters.libvirt import choose_uri
 from nestctl.adapters.process import LocalShell
+from nestctl.adapters.uri import EMBEDDED_URI, choose_uri, parse_embedded_root
 from nestctl.deadline import Deadline
 from nestctl.errors import ExitCode, NestctlError
 from nestctl.lab.host import open_connection
@@ -130,7 +129,7 @@ def _is_another(old: Row, new: Row) -> bool:
 @contextmanager
 def open_wake(uri: str, labs: tuple[str, ...]) -> Iterator[Callable[[float], None]]:
     """Return what waits until something happened to a domain of this machine, or until the time is over."""
-    if uri.startswith(URI_PREFIX):
+    if uri.startswith(EMBEDDED_URI):
         watched = (parse_embedded_root(uri) / "run/qemu", *(lab_directory(lab) for lab in labs))
         yield lambda timeout_s: wait_for_files(watched, timeout_s)
         return

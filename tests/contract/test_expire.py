@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 DEFINE = """
 import sys
 from datetime import timedelta
-from nestctl.adapters.libvirt import choose_uri
+from nestctl.adapters.uri import choose_uri
 from nestctl.lab.host import open_connection
 from nestctl.lab.lifetime import ensure_expiry, now_utc
 from nestctl.lab.render import render_domain

@@ -15,14 +15,9 @@ import libvirt
 import pytest
 
 from nestctl.adapters.embedded import embedded_root
-from nestctl.adapters.libvirt import (
-    SESSION_URI,
-    SYSTEM_URI,
-    Hypervisor,
-    choose_uri,
-    open_hypervisor,
-)
+from nestctl.adapters.libvirt import Hypervisor, open_hypervisor
 from nestctl.adapters.refusals import PortTakenError, explain
+from nestctl.adapters.uri import SESSION_URI, SYSTEM_URI, choose_uri
 from nestctl.deadline import Deadline
 from nestctl.errors import HypervisorError, PrerequisiteError, UsageError
 from nestctl.lab.network_plan import NetworkPlan

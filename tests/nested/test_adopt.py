@@ -25,7 +25,7 @@ from tests.nested.harness import Lab, run, wait_until
 # One process at a time has libvirt's embedded driver.
 _LIBVIRT = """
 import sys
-from nestctl.adapters.libvirt import choose_uri
+from nestctl.adapters.uri import choose_uri
 from nestctl.lab.host import open_connection
 with open_connection(choose_uri(None)) as hypervisor:
     domains = hypervisor.connection
