@@ -10,10 +10,11 @@ from xml.etree import ElementTree
 
 from nestctl.adapters.libvirt import Domain
 from nestctl.lab.addresses import allocate_networks, allocate_subnets
+from nestctl.lab.host_facts import HostFacts
 from nestctl.lab.keys import KeyPair, LabKeys
 from nestctl.lab.observe import Inside, Observed
 from nestctl.lab.place import host_place
-from nestctl.lab.plan import GuestPlan, HostFacts, depth_of, plan_lab
+from nestctl.lab.plan import GuestPlan, depth_of, plan_lab
 from nestctl.lab.render import parse_mark, render_domain
 from nestctl.model.lab import Guest, Lab, walk_guests
 from nestctl.model.network import Network

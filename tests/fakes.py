@@ -16,9 +16,10 @@ from nestctl.adapters.libvirt import Domain, Filter, Hypervisor, Network
 from nestctl.adapters.shell import Completed, Shell
 from nestctl.deadline import Deadline
 from nestctl.errors import GuestError, HypervisorError
+from nestctl.lab.host_facts import Adopted
 from nestctl.lab.keys import LabKeys
 from nestctl.lab.level import Level, Visit
-from nestctl.lab.plan import Adopted, Contact, walk_plans
+from nestctl.lab.plan import Contact, walk_plans
 from nestctl.lab.render import parse_mark, render_domain
 from tests.builders import limited_plan, parse_xml, plan_of_depth, tuned_plan
 

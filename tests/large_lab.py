@@ -14,10 +14,11 @@ from nestctl.adapters.shell import Shell
 from nestctl.deadline import Deadline
 from nestctl.lab.compare import Change, compare
 from nestctl.lab.host import plan_on
+from nestctl.lab.host_facts import Adopted
 from nestctl.lab.keys import LabKeys
 from nestctl.lab.level import Level, Visit
 from nestctl.lab.observe import Look, observe
-from nestctl.lab.plan import Adopted, Contact, GuestPlan
+from nestctl.lab.plan import Contact, GuestPlan
 from nestctl.lab.render import render_domain
 from nestctl.model.lab import Lab
 from tests.builders import recognizable_keys

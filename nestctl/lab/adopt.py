@@ -22,10 +22,11 @@ from nestctl.errors import FailedError, PrerequisiteError, UsageError
 from nestctl.lab.addresses import parse_subnets
 from nestctl.lab.adoption import Adoption, keep_adoption, look_at_domain
 from nestctl.lab.host import open_connection
+from nestctl.lab.host_facts import Adopted
 from nestctl.lab.keys import LabKeys
 from nestctl.lab.level import Access, Level, open_as_user
 from nestctl.lab.place import ImageFacts, guest_image_directory
-from nestctl.lab.plan import Adopted, GuestPlan
+from nestctl.lab.plan import GuestPlan
 from nestctl.lab.render import EMULATOR
 from nestctl.model.adopt import Adopt
 from nestctl.model.lab import NAME_PATTERN

@@ -16,7 +16,8 @@ from nestctl.adapters.files import write_atomically
 from nestctl.adapters.libvirt import Domain
 from nestctl.adapters.ssh_options import Destination, parse_jump, read_options
 from nestctl.errors import FailedError, PrerequisiteError, UsageError
-from nestctl.lab.plan import Adopted, Contact, GuestPlan, settings_of_adopted
+from nestctl.lab.host_facts import Adopted
+from nestctl.lab.plan import Contact, GuestPlan, settings_of_adopted
 from nestctl.lab.render import Mark, parse_domain_type, parse_mark
 from nestctl.lab.store import lab_directory
 from nestctl.model.adopt import Adopt

@@ -23,9 +23,10 @@ from nestctl.lab.addresses import (
     select_pool,
 )
 from nestctl.lab.adoption import find_adopted, read_adoptions
+from nestctl.lab.host_facts import HostFacts
 from nestctl.lab.images import locate_images
 from nestctl.lab.place import host_place
-from nestctl.lab.plan import GuestPlan, HostFacts, depth_of, plan_lab
+from nestctl.lab.plan import GuestPlan, depth_of, plan_lab
 from nestctl.lab.render import parse_forwarded_port, parse_mark, parse_network_mark, parse_network_subnets
 from nestctl.lab.store import lab_directory
 from nestctl.model.facts import Accelerator

@@ -14,8 +14,9 @@ from nestctl.adapters.user_ssh import open_user_ssh
 from nestctl.deadline import Deadline
 from nestctl.errors import DeadlineError, GuestError, NestctlError
 from nestctl.lab.adoption import destination_of
+from nestctl.lab.host_facts import Adopted
 from nestctl.lab.keys import LabKeys
-from nestctl.lab.plan import Adopted, Contact
+from nestctl.lab.plan import Contact
 from nestctl.lab.render import Mark, parse_mark
 
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from nestctl.lab.addresses import FIRST_GUEST, Subnet
-from nestctl.lab.network_plan import UUID_NAMESPACE, NetworkPlan, filter_name, network_inside, plan_lab_network
+from nestctl.lab.host_facts import Adopted, HostFacts
+from nestctl.lab.network_plan import UUID_NAMESPACE, NetworkPlan, network_inside, plan_lab_network
 from nestctl.lab.place import (
     Base,
     ImageFacts,
@@ -28,6 +27,7 @@ from nestctl.lab.place import (
     place_of,
 )
 from nestctl.lab.profiles import find_profile
+from nestctl.lab.uplink import Uplink, plan_outermost_uplinks, plan_uplink_inside
 from nestctl.model.lab import Guest, Lab
 from nestctl.model.profile import DEFAULT_PROFILE
 from nestctl.model.quota import Quota
@@ -36,71 +36,6 @@ from nestctl.model.tuning import Tuning
 
 # Raised when a guest made by an older nestctl is no longer what this one would make.
 PLAN_VERSION = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class Adopted:
-    """A domain that somebody else made, and how its machine is reached.
-
-    `ssh` is what the lab file says of that; `host` and `port` are what it stands for. `host_key` is the machine's own,
-    an OpenSSH text, as it was known when the lab was let in; empty before.
-    """
-
-    domain: str
-    uuid: str
-    ssh: str
-    host: str
-    port: int
-    cpus: int
-    memory_mib: int
-    is_emulated: bool
-    host_key: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class HostFacts:
-    """What planning has to know of the host: `subnets` has one for each level, `occupied` are those of others.
-
-    `place` and `image_digest` are those of the lab's image, `images` those that guests name themselves. `networks` has
-    the subnet of each of the lab's networks by its name, `own_addresses` are the host's. `adopted` has the domains that
-    guests adopt, by these guests' names.
-    """
-
-    place: Place
-    cpu_feature: str
-    image_digest: str
-    subnets: tuple[Subnet, ...]
-    ports: Mapping[str, int]
-    occupied: tuple[Subnet, ...] = ()
-    networks: Mapping[str, Subnet] = field(default_factory=dict)
-    own_addresses: tuple[str, ...] = ()
-    images: Mapping[str, ImageFacts] = field(default_factory=dict)
-    adopted: Mapping[str, Adopted] = field(default_factory=dict)
-
-    @property
-    def image(self) -> ImageFacts:
-        """The lab's image."""
-        return ImageFacts(identity=self.image_digest, directory=self.place.base.parent, firmware=self.place.firmware)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Uplink:
-    """How a guest reaches out and is reached: by a `port` of `host`, or in `network` of the hypervisor's.
-
-    A closed one has no way out; one that is isolated does not reach others of its network; `filter` names its filter.
-    """
-
-    mac: str
-    address: str
-    gateway: str
-    subnet: str
-    dns: str
-    network: str = ""
-    port: int = 0
-    host: str = "127.0.0.1"
-    filter: str = ""
-    is_isolated: bool = False
-    is_closed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,7 +142,7 @@ class GuestPlan:
 
 def plan_lab(lab: Lab, host: HostFacts) -> tuple[GuestPlan, ...]:
     """Plan every guest of a lab. `host.subnets` has one subnet for each level, outermost first."""
-    uplinks = _outermost_uplinks(lab, host)
+    uplinks = plan_outermost_uplinks(lab, host)
     return tuple(
         _plan_guest(lab.name, name, guest, 1, Origin(image=host.image, place=host.place), uplinks[name], host)
         for name, guest in lab.guests.items()
@@ -248,7 +183,13 @@ def _plan_guest(
     network = network_inside(lab, name, level, host.subnets[level]) if guest.guests else None
     guests = tuple(
         _plan_guest(
-            lab, inner, settings, level + 1, inside, _nat_uplink(lab, inner, index, level, network, uplink, host), host
+            lab,
+            inner,
+            settings,
+            level + 1,
+            inside,
+            plan_uplink_inside(lab, inner, index, level, network, uplink, host),
+            host,
         )
         for index, (inner, settings) in enumerate(guest.guests.items())
         if network
@@ -335,69 +276,3 @@ def _settings(guest: Guest, image: ImageFacts, place: Place, uplink: Uplink) -> 
 def digest_of(value: Any) -> str:
     """SHA-256 of a value of JSON's, in hexadecimal digits."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def _outermost_uplinks(lab: Lab, host: HostFacts) -> dict[str, Uplink]:
-    uplinks: dict[str, Uplink] = {}
-    indices: Counter[str] = Counter()
-    for name, guest in lab.guests.items():
-        if guest.adopt:
-            adopted = host.adopted[name]
-            uplinks[name] = Uplink(
-                mac="",
-                address=adopted.host,
-                gateway="",
-                subnet="",
-                dns=guest.adopt.dns,
-                host=adopted.host,
-                port=adopted.port,
-            )
-        elif guest.network:
-            network, subnet = lab.networks[guest.network], host.networks[guest.network]
-            uplinks[name] = Uplink(
-                mac=_mac(lab.name, name),
-                address=str(subnet[FIRST_GUEST + indices[guest.network]]),
-                gateway=str(subnet[1]),
-                dns=network.dns,
-                subnet=str(subnet),
-                network=f"{lab.name}-{guest.network}",
-                filter=filter_name(lab.name, guest.network),
-                is_isolated=network.isolate_guests,
-            )
-            indices[guest.network] += 1
-        else:
-            uplink = _forwarded_uplink(lab.name, name, host.subnets[0], host.ports[name])
-            uplinks[name] = replace(uplink, is_closed=lab.is_closed(guest))
-    return uplinks
-
-
-def _forwarded_uplink(lab: str, name: str, subnet: Subnet, port: int) -> Uplink:
-    return Uplink(
-        mac=_mac(lab, name),
-        address=str(subnet[FIRST_GUEST]),
-        # QEMU's user-mode network has its gateway at .2 and its name server at .3 (QEMU manual, "Network emulation").
-        gateway=str(subnet[2]),
-        dns=str(subnet[3]),
-        subnet=str(subnet),
-        port=port,
-    )
-
-
-def _nat_uplink(
-    lab: str, name: str, index: int, level: int, network: NetworkPlan, outer: Uplink, host: HostFacts
-) -> Uplink:
-    subnet = host.subnets[level]
-    return Uplink(
-        mac=_mac(lab, name),
-        address=str(subnet[FIRST_GUEST + index]),
-        gateway=network.gateway,
-        dns=outer.dns,
-        subnet=str(subnet),
-        network=network.name,
-    )
-
-
-def _mac(lab: str, name: str) -> str:
-    """A MAC address in QEMU's range 52:54:00, the same for the same guest."""
-    digest = hashlib.sha256(f"{lab}/{name}".encode()).digest()
-    return "52:54:00:" + ":".join(f"{byte:02x}" for byte in digest[:3])

@@ -29,9 +29,10 @@ from nestctl.lab.addresses import allocate_networks, allocate_subnets
 from nestctl.lab.cloud_seed import render_cloud_files
 from nestctl.lab.compare import Change, compare
 from nestctl.lab.diff import render_changes_tree
+from nestctl.lab.host_facts import HostFacts
 from nestctl.lab.parse import read_lab
 from nestctl.lab.place import ImageFacts, host_place
-from nestctl.lab.plan import GuestPlan, HostFacts, depth_of, plan_lab, plan_networks, walk_plans
+from nestctl.lab.plan import GuestPlan, depth_of, plan_lab, plan_networks, walk_plans
 from nestctl.lab.preview import Preview
 from nestctl.lab.render import render_domain, render_filter, render_network
 from nestctl.lab.seed import render_seed

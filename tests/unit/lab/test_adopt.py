@@ -15,11 +15,12 @@ from nestctl.lab.adopt import _list_pieces, render_lab_file
 from nestctl.lab.adoption import Adoption, look_at_domain, read_adoptions
 from nestctl.lab.bundle import write_bundles
 from nestctl.lab.compare import Action, is_settled
+from nestctl.lab.host_facts import Adopted
 from nestctl.lab.inventory import host_variables
 from nestctl.lab.keys import LabKeys
 from nestctl.lab.nodes import list_nodes
 from nestctl.lab.parse import parse_lab
-from nestctl.lab.plan import Adopted, walk_plans
+from nestctl.lab.plan import walk_plans
 from nestctl.lab.reach import log_command
 from nestctl.lab.status import judge
 from nestctl.lab.store import lab_directory
