@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # The driver that is embedded in this process would log to our standard error; what matters comes as an exception.
 os.environ.setdefault("LIBVIRT_LOG_OUTPUTS", "3:file:/dev/null")
@@ -22,9 +22,11 @@ import libvirt
 from nestctl.adapters.embedded import is_unused_root, own_embedded_root, remove_root
 from nestctl.adapters.limits import limit_domain
 from nestctl.adapters.refusals import explain
-from nestctl.adapters.ssh import SshShell
 from nestctl.adapters.uri import EMBEDDED_URI, SYSTEM_URI, check_uri, parse_embedded_root
 from nestctl.deadline import Deadline
+
+if TYPE_CHECKING:
+    from nestctl.adapters.ssh import SshShell
 
 log = logging.getLogger(__name__)
 

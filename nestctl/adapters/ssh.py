@@ -12,7 +12,6 @@ import re
 import secrets
 import select
 import shlex
-import shutil
 import socket
 import threading
 import time
@@ -20,13 +19,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory, gettempdir
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import paramiko
 
 from nestctl.adapters.channel import SshConversation, exchange, start_command
 from nestctl.adapters.shell import Completed, Conversation
+from nestctl.adapters.sockets import SOCKETS, remove_stale_sockets
 from nestctl.deadline import Deadline
 from nestctl.errors import DeadlineError, GuestError, PrerequisiteError
 
@@ -57,9 +57,6 @@ done
 """
 _END_S = 10.0
 _START_S = 60.0
-
-# What directories of sockets are called: 'nestctl-socket-PID-' and something random.
-_SOCKETS = "nestctl-socket-"
 
 
 # Messages that name a channel of the server's in their first four bytes (RFC 4254, section 9).
@@ -212,7 +209,7 @@ class SshShell:
         The socket lies in a directory only this account can enter; both are gone afterwards.
         """
         remove_stale_sockets()
-        prefix = f"{_SOCKETS}{os.getpid()}-"
+        prefix = f"{SOCKETS}{os.getpid()}-"
         with TemporaryDirectory(prefix=prefix) as directory, socket.socket(socket.AF_UNIX) as listener:
             path = Path(directory) / "socket"
             listener.bind(str(path))
@@ -247,21 +244,6 @@ class SshShell:
                     connection.sendall(channel.recv(_CHUNK_BYTES))
                 elif channel.eof_received or channel.closed:
                     return
-
-
-def find_stale_sockets(root: Path | None = None) -> Iterator[Path]:
-    """Yield the directories of sockets (see `open_socket_to`) whose nestctl was killed; only this account's."""
-    for path in sorted((root or Path(gettempdir())).glob(f"{_SOCKETS}*-*")):
-        pid = path.name.removeprefix(_SOCKETS).partition("-")[0]
-        with suppress(OSError):
-            if pid.isdecimal() and path.lstat().st_uid == os.geteuid() and not Path(f"/proc/{pid}").exists():
-                yield path
-
-
-def remove_stale_sockets() -> None:
-    """Remove what `find_stale_sockets` finds: sockets of nestctl processes of this account that are gone."""
-    for path in find_stale_sockets():
-        shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager

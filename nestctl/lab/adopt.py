@@ -24,7 +24,7 @@ from nestctl.lab.adoption import Adoption, keep_adoption, look_at_domain
 from nestctl.lab.host import open_connection
 from nestctl.lab.host_facts import Adopted
 from nestctl.lab.keys import LabKeys
-from nestctl.lab.level import Access, Level, open_as_user
+from nestctl.lab.level import Access, Level
 from nestctl.lab.place import ImageFacts, guest_image_directory
 from nestctl.lab.plan import GuestPlan
 from nestctl.lab.render import EMULATOR
@@ -130,6 +130,8 @@ def look_at_machine(adopt: Adopt, *, connect: str | None) -> Adopted:
     """
     with open_connection(choose_uri(connect)) as hypervisor:
         adopted = look_at_domain(adopt, hypervisor.find_domain(adopt.domain))
+    from nestctl.lab.ssh_access import open_as_user  # labs that adopt nothing boot before it is needed
+
     deadline = Deadline.after(_LOOK_TIMEOUT_S, f"An answer from '{adopt.ssh}' by SSH")
     with open_as_user(adopt.ssh, deadline) as visit:
         check_machine(look_inside(visit.shell, deadline), adopted)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from nestctl.adapters.embedded import embedded_root
 from nestctl.adapters.libvirt import Hypervisor
-from nestctl.adapters.ssh import find_stale_sockets
+from nestctl.adapters.sockets import find_stale_sockets
 from nestctl.adapters.uri import EMBEDDED_URI, SESSION_URI, SYSTEM_URI, choose_uri, parse_embedded_root
 from nestctl.lab.host import has_domains, open_connection
 from nestctl.lab.network_plan import bridge_prefix, filter_owner

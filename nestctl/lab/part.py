@@ -13,11 +13,12 @@ from nestctl.lab.converge import up
 from nestctl.lab.guest import remove_files, stop_guest
 from nestctl.lab.host import open_connection, plan_on, read_host
 from nestctl.lab.keys import read_keys
-from nestctl.lab.level import Level, SshAccess, Step, boot_timeout_s, open_guest, open_level_in
+from nestctl.lab.level import Level, SshAccess, Step, boot_timeout_s
 from nestctl.lab.nodes import Node, list_nodes, list_outermost_made
 from nestctl.lab.plan import GuestPlan
 from nestctl.lab.preview import preview_changes
 from nestctl.lab.render import parse_mark
+from nestctl.lab.ssh_access import open_guest, open_level_in
 from nestctl.lab.store import lab_directory, lock_lab
 from nestctl.model.lab import Lab
 

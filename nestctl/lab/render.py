@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -12,7 +13,6 @@ from ipaddress import IPv4Network
 from pathlib import PurePosixPath
 from typing import Any
 from xml.etree import ElementTree
-from xml.sax.saxutils import escape
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -50,7 +50,7 @@ class Mark:
 def render_domain(plan: GuestPlan, *, created: str = "") -> str:
     """Render a guest's domain XML; `created` is when the guest was made, in ISO 8601, and is left out when empty."""
     text = json.dumps(plan.settings, separators=(",", ":"), ensure_ascii=False)
-    settings = Markup(escape(text))  # noqa: S704 - XML's own escape, which leaves JSON's many quotes readable
+    settings = Markup(html.escape(text, quote=False))  # noqa: S704  JSON's many quotes stay readable
     profile = find_profile(plan.profile)
     template = _environment().get_template("domain.xml.j2")
     return template.render(

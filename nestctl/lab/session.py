@@ -16,9 +16,10 @@ from nestctl.errors import UsageError
 from nestctl.lab.adoption import list_adopted_domains
 from nestctl.lab.host import open_connection
 from nestctl.lab.keys import LabKeys, read_keys
-from nestctl.lab.level import Level, boot_timeout_s, list_own_domains, open_guest, open_level_in
+from nestctl.lab.level import Level, boot_timeout_s, list_own_domains
 from nestctl.lab.plan import Contact
 from nestctl.lab.render import Mark, parse_contact, parse_domain_type
+from nestctl.lab.ssh_access import open_guest, open_level_in
 from nestctl.lab.store import lab_directory, read_boots
 from nestctl.model.lab import Lab
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nestctl.adapters.embedded import embedded_root
-from nestctl.adapters.ssh import remove_stale_sockets
+from nestctl.adapters.sockets import remove_stale_sockets
 from nestctl.errors import ExitCode, FailedError
 from nestctl.lab import remove as removing
 from nestctl.lab.audit import Trace, find_processes, find_traces
