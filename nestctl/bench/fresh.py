@@ -47,9 +47,16 @@ def run_fresh(
                 part = _part(settings, number=len(parts), rounds=min(fresh, settings.rounds - done))
                 deadline = Deadline.after(longest_run_s(levels, part), f"Measuring '{title}'")
                 booting_s = sum(level.boot_s[-1] for level in levels if level.boot_s)
-                earlier = [call for it in parts for call in it.calls]
                 parts.append(
-                    run_bench(levels, settings=part, deadline=deadline, title=title, step=step, earlier=earlier)
+                    run_bench(
+                        levels,
+                        settings=part,
+                        deadline=deadline,
+                        title=title,
+                        step=step,
+                        earlier=merge_boots(parts, settings).calls if parts else (),
+                        most_rounds=settings.rounds,
+                    )
                 )
         except (NestctlError, KeyboardInterrupt) as error:
             if not parts:

@@ -37,6 +37,8 @@ from nestctl.model.samples import (
 # A micro-guest counts its own exits, and a pause before its samples would be felt in them (how-we-measure.md).
 _BRACKETED = frozenset(workload.name for workload in AGENT_WORKLOADS if workload.family is not Family.MICRO_GUEST)
 
+MOST_ROUNDS = 1000  # of a run that its budget or its precision ends
+
 Step = Callable[[str], AbstractContextManager[None]]
 
 
@@ -54,6 +56,7 @@ class _Log:
     created: str
     begun_s: float
     earlier: Sequence[Call]
+    most_rounds: int
     calls: list[Call] = field(default_factory=list)
     environments: dict[str, dict[str, str]] = field(default_factory=dict)
     setups_ns: dict[str, int] = field(default_factory=dict)
@@ -99,11 +102,13 @@ def run_bench(
     only: str = "",
     begun_s: float | None = None,
     earlier: Sequence[Call] = (),
+    most_rounds: int | None = None,
 ) -> Results:
     """Measure all levels, or `only` the one of that name; `step` shows each round to the user.
 
     The budget counts from `begun_s` on (by the monotonic clock), or from now. `earlier` are the calls of the run before
-    its guests were booted anew: workloads that were bracketed in them are not again.
+    its guests were booted anew, and `most_rounds` those of the whole run: rounds are shown with their number in it, and
+    workloads that were bracketed are not again.
     A level that fails, an interruption and the deadline do not raise: they are in the results, with all that was
     measured before. Raises `UsageError` for settings or levels that make no sense.
     """
@@ -120,6 +125,7 @@ def run_bench(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         begun_s=time.monotonic() if begun_s is None else begun_s,
         earlier=earlier,
+        most_rounds=most_rounds or settings.rounds,
     )
     ending = Ending.COMPLETE
     try:
@@ -162,12 +168,14 @@ def _run_rounds(log: _Log, deadline: Deadline, step: Step) -> None:
     if not names and not programs:
         return
     longest_s = 0.0
+    done = max((call.round for call in log.earlier), default=0)
+    most = f" of at most {log.most_rounds}" if log.most_rounds < MOST_ROUNDS else ""
     for number, visits in enumerate(_plan_rounds(log.measured, settings), start=1):
         spent_s = time.monotonic() - log.begun_s
         is_late = settings.budget_s is not None and spent_s + longest_s > settings.budget_s
         if number > settings.fewest_rounds and (is_late or is_precise(log.results(Ending.COMPLETE))):
             return
-        with step(f"Round {number} of at most {settings.rounds}: {', '.join(map(str, visits))}"):
+        with step(f"Round {done + number}{most}: {', '.join(map(str, visits))}"):
             for visit in visits:
                 if names:
                     log.calls.append(_measure(visit, number, names, deadline, log))

@@ -12,7 +12,7 @@ from nestctl.bench.budget import fit_to_budget
 from nestctl.bench.fresh import run_fresh
 from nestctl.bench.html import Written, write_results
 from nestctl.bench.pins import pinned
-from nestctl.bench.run import longest_run_s, run_bench
+from nestctl.bench.run import MOST_ROUNDS, longest_run_s, run_bench
 from nestctl.bench.stats import FEWEST_FOR_INTERVAL
 from nestctl.bench.summary import Summary, summarize
 from nestctl.bench.verdicts import read_verdicts
@@ -25,7 +25,6 @@ from nestctl.lab.session import OpenLevel, open_levels
 from nestctl.model.lab import Lab
 from nestctl.model.samples import Ending, Results, Settings, Spent
 
-MOST_ROUNDS = 1000
 PRECISION_BUDGET_S = 600.0
 
 

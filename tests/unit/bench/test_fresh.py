@@ -40,6 +40,7 @@ class Lab:
         self.boot_s = boot_s
         self.fails_at, self.error = fails_at, error
         self.pauses = pauses
+        self.said: list[str] = []
         self.host = FakeShell("L0", itertools.repeat(5))
         self.guest = FakeShell("l1", itertools.repeat(9), pauses=pauses)
 
@@ -48,7 +49,8 @@ class Lab:
         guest = Machine(name="l1", shell=self.guest, depth=1, above="L0", boot_s=boot_s, accelerator="kvm")
         return nullcontext([Machine(name="L0", shell=self.host), guest])
 
-    def step(self, *_text: object, **_about: object) -> nullcontext[None]:
+    def step(self, text: str, **_about: object) -> nullcontext[None]:
+        self.said.append(text)
         return nullcontext()
 
     def boot(self) -> None:
@@ -84,6 +86,14 @@ def test_guests_are_booted_between_rounds_and_it_is_one_run(fresh: int, boots: l
     assert len(cpu.figures[1].values) == 6
     assert boot.figures[1].values == tuple(float(number) for number in range(1, lab.boots + 1))
     assert f"booted {boots[-1]} times" in " ".join(describe_notes(summarize(results)).reading)
+
+
+@pytest.mark.parametrize(("settings", "most"), [({}, " of at most 6"), ({"rounds": 1000, "budget_s": 1e-9}, "")])
+def test_a_round_is_shown_with_its_number_in_the_whole_run(settings: dict[str, object], most: str) -> None:
+    lab = Lab()
+    found = run(lab, fresh=4, fewest_rounds=6, **settings)
+    rounds = [text.partition(":")[0] for text in lab.said if text.startswith("Round")]
+    assert rounds == [f"Round {number}{most}" for number in range(1, max(call.round for call in found.calls) + 1)]
 
 
 def test_a_clock_that_begins_anew_with_each_boot_is_not_a_wrong_one() -> None:
