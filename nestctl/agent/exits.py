@@ -212,7 +212,7 @@ def prove_exits(guest: FlatGuest) -> None:
     if counted < PROOF_EXITS:
         raise NotFoundOut(
             f"{read_kvm_backend() or 'the backend of /dev/kvm'} runs a guest's instructions itself: KVM counted "
-            f"{counted} exits for {PROOF_EXITS} CPUID instructions"
+            f"{counted} of {PROOF_EXITS} CPUID exits"
         )
 
 

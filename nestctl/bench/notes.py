@@ -6,7 +6,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from nestctl.bench.costs import harness_share, list_parts, measured_share
-from nestctl.bench.report import EMULATED, EMULATED_NOTE, ENDINGS, SAME, control_level, format_percent, format_value
+from nestctl.bench.report import (
+    EMULATED,
+    EMULATED_NOTE,
+    ENDINGS,
+    SAME,
+    WIDE,
+    control_level,
+    format_percent,
+    format_share,
+    format_value,
+)
 from nestctl.bench.stats import FEWEST_FOR_INTERVAL
 from nestctl.bench.summary import CLOCK_TOLERANCE, DISTURBANCE_TOLERANCE, Figure, Ratio, Summary, widest
 from nestctl.model.samples import Results
@@ -68,13 +78,14 @@ def _warnings(summary: Summary) -> Iterator[str]:
     for clock in summary.clocks:
         if clock.drift is not None and clock.is_wrong:
             yield (
-                f"The clock of {clock.level} went {clock.drift:+.2%} against this machine's (more than "
+                f"The clock of {clock.level} went {clock.drift * 100:+.2f} % against this machine's (more than "
                 f"{CLOCK_TOLERANCE * 1e6:.0f} ppm): its figures are not to be trusted."
             )
     if unlike := _count_samples(summary, lambda figure: figure.unlike_clock):
         yield f"Samples that took another time by the level's clock than by this machine's around them: {unlike}."
     if disturbed := _count_samples(summary, lambda figure: figure.disturbed):
-        yield f"Other work left samples without a CPU for over {DISTURBANCE_TOLERANCE:.0%} of their time: {disturbed}."
+        share = format_share(DISTURBANCE_TOLERANCE)
+        yield f"Other work left samples without a CPU for over {share} of their time: {disturbed}."
     if loud := [row.workload.title for row in summary.rows if row.control and _is_unlike_itself(row.control)]:
         yield (
             f"{control_level(summary)} differs from itself in {', '.join(loud)}: something else was at work, or it is "
@@ -104,11 +115,12 @@ def _reading(summary: Summary) -> Iterator[str]:
     )
     yield from _intervals(summary, rounds)
     if name := control_level(summary):
-        yield (
-            f"A/A: {name} was visited twice in every round and compared with itself. A ratio of {name} to another "
-            "level that lies inside the interval of that is no detectable difference; 'finds 5 %' is the change of it "
-            "that would be found four times in five."
+        inside = (
+            f" A ratio of {name} to another level that lies inside the interval of that is no detectable difference; "
+            "'finds 5 %' is the change of it that would be found four times in five."
         )
+        has_noise = any(row.noise for row in summary.rows)
+        yield f"A/A: {name} was visited twice in every round and compared with itself.{inside if has_noise else ''}"
     yield from _precision(summary)
     if outliers := _count_samples(summary, lambda figure: sum(point.is_outlier for point in figure.points)):
         yield f"Samples that are far from the others, and kept: {outliers}."
@@ -117,7 +129,8 @@ def _reading(summary: Summary) -> Iterator[str]:
 def _intervals(summary: Summary, rounds: int) -> Iterator[str]:
     boots = len({call.boot for call in summary.results.calls})
     if boots <= 1 and rounds < FEWEST_FOR_INTERVAL:
-        yield f"Fewer than {FEWEST_FOR_INTERVAL} rounds: too few for an interval, so no ratio says how sure it is."
+        but = ", but for times to boot" if _has_interval(summary) else ""
+        yield f"Fewer than {FEWEST_FOR_INTERVAL} rounds: too few for an interval that says how sure a ratio is{but}."
         return
     kind = "Student's t" if 1 < boots < FEWEST_FOR_INTERVAL else "bootstrap"
     yield f"In brackets: 95 % interval of the ratio ({kind}); {SAME} no detectable difference."
@@ -127,7 +140,14 @@ def _intervals(summary: Summary, rounds: int) -> Iterator[str]:
     elif has_guests:
         yield "The guests were booted once: the intervals say nothing of what another boot would change (--fresh 1)."
     if 1 < boots < FEWEST_FOR_INTERVAL:
-        yield f"So few boots make them wide: from {FEWEST_FOR_INTERVAL} boots on they are narrower."
+        yield (
+            f"So few boots make them wide ('very wide' is more than {WIDE:,} times from end to end): from "
+            f"{FEWEST_FOR_INTERVAL} boots on they are narrower."
+        )
+
+
+def _has_interval(summary: Summary) -> bool:
+    return any(ratio.interval for row in summary.rows for figure in row.figures for ratio in figure.ratios)
 
 
 def _precision(summary: Summary) -> Iterator[str]:
@@ -136,17 +156,17 @@ def _precision(summary: Summary) -> Iterator[str]:
         return
     interval = widest(summary)
     reached = "was not reached" if interval is None or interval.half_width > until else "was reached"
-    width = f"; the widest interval is ± {interval.half_width:.1%}" if interval else ""
+    width = f"; the widest interval is ± {format_percent(interval.half_width)}" if interval else ""
     yield (
-        f"Rounds were repeated until ± {until:.1%}, which {reached}{width}. Stopping when the intervals happen to be "
-        "narrow makes them a little too narrow."
+        f"Rounds were repeated until ± {format_percent(until)}, which {reached}{width}. Stopping when the intervals "
+        "happen to be narrow makes them a little too narrow."
     )
 
 
 def _cost(results: Results) -> Iterator[str]:
     parts = {part.text: part.seconds for part in list_parts(results)}
     if results.spent is not None and (whole_s := results.spent.whole_ns / 1e9):
-        listed = ", ".join(f"{text} {seconds / whole_s:.0%}" for text, seconds in parts.items() if seconds)
+        listed = ", ".join(f"{text} {format_share(seconds / whole_s)}" for text, seconds in parts.items() if seconds)
         yield f"Of the {format_value(whole_s)} s of the whole run: {listed}."
         budget_s = results.settings.budget_s
         if budget_s is not None and whole_s > budget_s:
@@ -156,12 +176,13 @@ def _cost(results: Results) -> Iterator[str]:
                 f"{'round is' if fewest == 1 else 'rounds are'} made in any case, and one that was begun is ended."
             )
     elif (share := measured_share(results)) is not None:
-        yield f"{share:.0%} of the time of all visits was samples; the rest went into preparing and calibrating."
+        rest = "the rest went into preparing and calibrating"
+        yield f"{format_share(share)} of the time of all visits was samples; {rest}."
     cost = harness_share(results)
     if cost is not None:
         setup_s = sum(level.setup_ns or 0 for level in results.levels) / 1e9
         yield (
             f"nestctl's own cost within the visits: {format_percent(max(cost, 0))} of the time that the levels "
-            f"measured, calibration included; and once, before them, {setup_s:.1f} s to start an agent on every level "
+            f"measured, calibration included; and before them {setup_s:.1f} s in all, to start an agent on every level "
             "and to ask what it is."
         )

@@ -68,7 +68,20 @@ def _draw_ratios(axes: Axes, summary: Summary, rows: Sequence[Row]) -> None:
             if figure.ratios:
                 _draw_ratio(axes, figure, number + offset, summary)
         axes.plot([], [], **_style(level, summary), linestyle="none", label=f"{_label(level)} against {level.above}")
+    axes.set_xlim(*_limits(summary))
     _frame(axes, rows, "times as dear (right is slower)", unit="×", legend_columns=1)
+
+
+def _limits(summary: Summary) -> tuple[float, float]:
+    """Choose the ends of the axis of ratios, the same for all parts of a plot.
+
+    An interval is shown up to ten times beyond all ratios: one of two boots may have ends that nobody can read.
+    """
+    ratios = [figure.ratios[0] for row in summary.rows for figure in row.figures if figure.ratios]
+    values = [1.0, *(ratio.value for ratio in ratios)]
+    ends = [end for ratio in ratios if ratio.interval for end in (ratio.interval.low, ratio.interval.high)]
+    low, high = min(values), max(values)
+    return max(min([low, *ends]), low / 10) / 1.3, min(max([high, *ends]), high * 10) * 1.3
 
 
 def _draw_exits(axes: Axes, summary: Summary, rows: Sequence[Row]) -> None:

@@ -15,6 +15,7 @@ EMULATED = "EMULATED"
 EMULATED_NOTE = "emulated, not the cost of hardware"
 KVM_IN_EMULATION = "A real KVM guest, of a level whose processor is emulated."
 SAME = "≈"
+WIDE = 1000  # an interval whose ends are further apart says nothing, and its ends would look as if they did
 ENDINGS = {
     Ending.COMPLETE: "",
     Ending.INTERRUPTED: "Partial: the run was interrupted; what is here was measured before.",
@@ -96,10 +97,20 @@ def format_spread(described: Spread, unit: str) -> str:
     return f"{text} ± {_format(described.mad, max(_digits(described.median), _digits(described.mad) - 2))}"
 
 
+def format_effect(fraction: float) -> str:
+    """Write a change that can be found: '26 %', and 'over 10×' of what is no more precise than that."""
+    return format_percent(fraction) if fraction < 9 else "over 10×"
+
+
 def format_percent(fraction: float) -> str:
     """Write 0.0432 as '4.3 %': two digits, and nothing that is too large to be believed."""
     percent = fraction * 100
     return f"{percent:.0f} %" if percent >= 10 else f"{percent:.1f} %"
+
+
+def format_share(fraction: float) -> str:
+    """Write a part of a whole: '8 %', and 'under 1 %' of what would be rounded to nothing."""
+    return "under 1 %" if fraction < 0.005 else f"{fraction * 100:.0f} %"
 
 
 def format_ratio(ratio: Ratio, *, names_level: bool = True) -> str:
@@ -107,8 +118,10 @@ def format_ratio(ratio: Ratio, *, names_level: bool = True) -> str:
     text = f"{format_value(ratio.value)}×" + (f" {ratio.to}" if names_level else "")
     if ratio.interval is None:
         return text
+    low, high = ratio.interval.low, ratio.interval.high
+    between = "very wide" if high > WIDE * low else f"{format_value(low)}–{format_value(high)}"
     mark = "" if ratio.is_detectable else f" {SAME}"
-    return f"{text} [{format_value(ratio.interval.low)}–{format_value(ratio.interval.high)}]{mark}"
+    return f"{text} [{between}]{mark}"
 
 
 def _digits(value: float) -> int:
@@ -137,7 +150,7 @@ def _describe_line(row: Row) -> Line:
         hows=tuple(dict.fromkeys(figure.how for figure in row.figures if figure.how)),
         remarks=tuple(f"{figure.level.name}: {figure.remark}" for figure in row.figures if figure.remark),
         noise=format_ratio(row.control, names_level=False) if row.control else "",
-        finds=f"finds {format_percent(row.detectable)}" if row.detectable is not None else "",
+        finds=f"finds {format_effect(row.detectable)}" if row.detectable is not None else "",
         published_short=f"published {ratios} on hardware" if ratios else "",
         published=" ".join(f"{it.figures[0].upper()}{it.figures[1:]}. {it.source}." for it in published),
     )
@@ -171,7 +184,8 @@ def _flags(figure: Figure) -> Iterator[str]:
     if figure.unlike_clock:
         yield f"{figure.unlike_clock} of {samples} samples took another time by L0's clock"
     if figure.disturbed:
-        yield f"{figure.disturbed} of {samples} samples had no CPU for over {DISTURBANCE_TOLERANCE:.0%} of their time"
+        share = format_share(DISTURBANCE_TOLERANCE)
+        yield f"{figure.disturbed} of {samples} samples had no CPU for over {share} of their time"
 
 
 def _describe_level(level: LevelRecord, drift: float | None) -> Head:
@@ -191,7 +205,7 @@ def _describe_level(level: LevelRecord, drift: float | None) -> Head:
         "pinned": "Pinned",
     }
     facts = [(title, level.environment[name]) for name, title in names.items() if name in level.environment]
-    facts.append(("Clock against L0", "not measurable" if drift is None else f"{drift:+.2%}"))
+    facts.append(("Clock against L0", "not measurable" if drift is None else f"{drift * 100:+.2f} %"))
     place = [f"level {level.depth}", level.accelerator]
     return Head(
         name=level.name,

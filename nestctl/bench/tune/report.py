@@ -12,7 +12,7 @@ from nestctl.bench.report import (
     EMULATED,
     EMULATED_NOTE,
     ENDINGS,
-    format_percent,
+    format_effect,
     format_ratio,
     format_spread,
 )
@@ -98,7 +98,7 @@ def _notes(summary: TuneSummary) -> Iterator[str]:
     elif rounds < FEWEST_FOR_INTERVAL:
         yield f"Fewer than {FEWEST_FOR_INTERVAL} rounds: the intervals are Student's t, and wide."
     if summary.detectable:
-        finds = ", ".join(f"{_title(summary, name)} {format_percent(it)}" for name, it in summary.detectable.items())
+        finds = ", ".join(f"{_title(summary, name)} {format_effect(it)}" for name, it in summary.detectable.items())
         yield f"A change is found four times in five when it is this large or larger: {finds}."
     if summary.comparisons:
         chance = summary.comparisons / 20

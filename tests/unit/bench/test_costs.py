@@ -45,12 +45,12 @@ def test_the_parts_of_a_run_are_all_of_it() -> None:
 
 def test_the_parts_are_said_with_their_share_and_without_those_of_no_time() -> None:
     notes = " ".join(describe_notes(summarize(run_of_twenty_seconds())).cost)
-    assert "Of the 20.0 s of the whole run: samples 8%, calibrating, warming up and preparing 12%" in notes
-    assert "reaching, checking and pinning the levels 25%, booting the guests anew 20%, the rest 8%." in notes
+    assert "Of the 20.0 s of the whole run: samples 8 %, calibrating, warming up and preparing 12 %" in notes
+    assert "reaching, checking and pinning the levels 25 %, booting the guests anew 20 %, the rest 8 %." in notes
     old = run_of_twenty_seconds().model_copy(update={"spent": None})
     assert list_parts(old) == ()
     assert measured_share(old) == pytest.approx(1.6 / 4.5)
-    assert "36% of the time of all visits was samples" in " ".join(describe_notes(summarize(old)).cost)
+    assert "36 % of the time of all visits was samples" in " ".join(describe_notes(summarize(old)).cost)
 
 
 def test_a_clock_that_is_wrong_makes_no_part_negative() -> None:

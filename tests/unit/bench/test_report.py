@@ -15,14 +15,22 @@ from nestctl.bench import html, plots
 from nestctl.bench.export import Format, export_results
 from nestctl.bench.notes import describe_notes, describe_run
 from nestctl.bench.published import PUBLISHED
-from nestctl.bench.report import EMULATED, EMULATED_NOTE, format_ratio, format_spread, format_value
+from nestctl.bench.report import (
+    EMULATED,
+    EMULATED_NOTE,
+    format_effect,
+    format_ratio,
+    format_share,
+    format_spread,
+    format_value,
+)
 from nestctl.bench.stats import Interval, Spread
 from nestctl.bench.summary import Ratio, Summary, summarize
 from nestctl.bench.table import render_table
 from nestctl.bench.use_case import choose_exit_code, choose_settings
 from nestctl.bench.workloads import AGENT_WORKLOADS, WORKLOADS, choose_workloads
 from nestctl.errors import ExitCode, PrerequisiteError
-from nestctl.model.samples import Call, Ending, Workload, parse_results
+from nestctl.model.samples import Call, Ending, Outcome, Sample, Workload, parse_results
 from tests.unit.bench.builders import call, record, results
 
 LEVELS = (record("L0"), record("l1", "L0", depth=1, is_emulated=True), record("l2", "l1", depth=2, is_emulated=True))
@@ -158,8 +166,27 @@ def test_a_partial_run_says_so_first(ending: Ending) -> None:
 
 def test_few_rounds_have_no_interval_and_say_so() -> None:
     text = on_terminal(two_levels_deep(rounds=2))
-    assert "too few for an interval" in text
+    assert "too few for an interval that says how sure a ratio is." in text
     assert "[" not in text
+
+
+def test_intervals_are_explained_only_where_there_are_some() -> None:
+    """Times to boot have values of earlier boots, and so intervals in a run of one round."""
+    booted = [
+        level.model_copy(update={"outcomes": (Outcome(workload="boot_to_ssh", samples=boots(level.depth)),)})
+        for level in LEVELS[1:]
+    ]
+    visits = [call("l2", 1, "cpu", 5000), call("l2", 1, "cpu", 5000).model_copy(update={"is_control": True})]
+    once = results([LEVELS[0], *booted], visits, workloads=choose_workloads(["cpu", "boot_to_ssh"]))
+    reading = " ".join(describe_notes(summarize(once)).reading)
+    assert "says how sure a ratio is, but for times to boot." in reading
+    assert "compared with itself." in reading
+    assert "finds 5 %" not in reading
+    assert "finds 5 %" in " ".join(describe_notes(with_control(9080)).reading)
+
+
+def boots(depth: int) -> tuple[Sample, ...]:
+    return tuple(Sample(operations=1, elapsed_ns=10**9 * depth + extra) for extra in (0, 10**7))
 
 
 def test_a_wrong_clock_and_a_failed_visit_are_noted() -> None:
@@ -167,7 +194,7 @@ def test_a_wrong_clock_and_a_failed_visit_are_noted() -> None:
     slow = calls[1].model_copy(update={"level_begin_ns": 15 * 10**9, "level_end_ns": 16 * 10**9})
     failed = Call(level="l2", round=1, host_begin_ns=0, host_end_ns=1, failure="it hangs")
     notes = "\n".join(describe_notes(summarize(results(LEVELS, [calls[0], slow, failed]))).warnings)
-    assert "clock of l1 went -50.00%" in notes
+    assert "clock of l1 went -50.00 %" in notes
     assert "l2: 1 of its visits failed, the first with: it hangs" in notes
 
 
@@ -191,6 +218,33 @@ def test_a_ratio_within_the_noise_is_marked() -> None:
 
     assert text(0.98, 1.05) == "1.02× l1 [0.980–1.05] ≈"
     assert text(1.01, 1.05) == "1.02× l1 [1.01–1.05]"
+
+
+@pytest.mark.parametrize(("low", "high", "shown"), [(0.0043, 239, "very wide"), (0.01, 10, "0.0100–10.0")])
+def test_ends_that_say_nothing_are_not_shown(low: float, high: float, shown: str) -> None:
+    ratio = Ratio(to="l1", value=1.02, interval=Interval(low=low, high=high))
+    assert format_ratio(ratio) == f"1.02× l1 [{shown}] ≈"
+    assert [format_effect(it) for it in (0.26, 2.5, 8.9, 4e9)] == ["26 %", "250 %", "890 %", "over 10×"]
+    assert [format_share(it) for it in (0.0049, 0.01, 0.634)] == ["under 1 %", "1 %", "63 %"]
+
+
+def of_two_boots(first: int, second: int) -> Summary:
+    """Every level is as dear as the one above in both boots, and what that is differs from boot to boot."""
+    calls = [
+        call(level.name, number, "cpu", cost * 3**level.depth).model_copy(update={"boot": number})
+        for number, cost in ((1, first), (2, second))
+        for level in LEVELS
+    ]
+    return summarize(results(LEVELS, calls, workloads=choose_workloads(["cpu"])))
+
+
+def test_an_interval_that_says_nothing_does_not_hide_the_ratios_in_a_plot() -> None:
+    assert "very wide" in on_terminal(of_two_boots(1000, 60_000))
+    for second in (1010, 60_000):
+        (plot,) = plots.plot_ratios(of_two_boots(1000, second))
+        marks = [float(text) for text in re.findall(r">([\d.e+-]+)×<", plot)]
+        assert 1 in marks
+        assert max(marks) <= 3 * 10 * 1.3
 
 
 def test_files_are_written_whole_and_can_be_read_again(tmp_path: Path) -> None:
@@ -307,7 +361,7 @@ def test_void_samples_outliers_and_disturbed_ones_are_kept_and_said() -> None:
     assert len(figure.points) == 9
     assert [point.value for point in figure.points if point.is_outlier] == [90.0]
     text = on_terminal(summary)
-    assert "without a CPU for over 1% of their time: 1 of 9 on l1." in text
+    assert "without a CPU for over 1 % of their time: 1 of 9 on l1." in text
     assert "far from the others, and kept: 1 of 9 on l1." in text
     page = html.render_report(summary)
     assert "1 of 10 samples do not count: the exits do not add up" in page
