@@ -51,7 +51,7 @@ def _render_change(change: Change, comparison: Comparison) -> dict[str, Any]:
 
 
 def render_comparison_table(comparison: Comparison) -> Group:
-    """Make a table of every figure that both runs have, and below it what has to be known to read it."""
+    """Make a table of every figure that both runs have: above it what is compared, below it how to read it."""
     from rich import box
     from rich.console import Group
     from rich.table import Table
@@ -62,7 +62,7 @@ def render_comparison_table(comparison: Comparison) -> Group:
         table.add_column(Text(head))
     for change in comparison.changes:
         table.add_row(*(Text(cell) for cell in _cells(change, comparison)))
-    return Group(table, *(Text(note) for note in _notes(comparison)))
+    return Group(*map(Text, _heads(comparison)), table, *map(Text, _notes(comparison)))
 
 
 def _cells(change: Change, comparison: Comparison) -> tuple[str, ...]:
@@ -77,11 +77,16 @@ def _is_emulated(change: Change, comparison: Comparison) -> bool:
     return any(level.is_emulated for level in levels if level.name == change.level)
 
 
-def _notes(comparison: Comparison) -> Iterator[str]:
+def _heads(comparison: Comparison) -> Iterator[str]:
     yield f"Before: {comparison.before.title} {comparison.before.created}"
     yield f"After: {comparison.after.title} {comparison.after.created}"
     if any(_is_emulated(change, comparison) for change in comparison.changes):
         yield f"{EMULATED}: {EMULATED_NOTE}."
+    for difference in comparison.differences:
+        yield f"Not the same: {difference}."
+
+
+def _notes(comparison: Comparison) -> Iterator[str]:
     yield "2× is twice as dear after as before, whatever the unit; in brackets the 95 % interval."
     judged = sum(change.verdict is not Verdict.UNKNOWN for change in comparison.changes)
     yield (
@@ -90,8 +95,6 @@ def _notes(comparison: Comparison) -> Iterator[str]:
         f"{judged / 20:.1f} of them would look dearer or cheaper at 95 %."
     )
     yield from _boot_notes(comparison)
-    for difference in comparison.differences:
-        yield f"Not the same: {difference}."
     for missing in comparison.missing:
         yield f"Not compared: {missing}."
 

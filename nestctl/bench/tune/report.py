@@ -74,12 +74,17 @@ def _figure(change: Change) -> tuple[str, ...]:
     return change.title, before, after, format_ratio(change.ratio, names_level=False), change.verdict.value
 
 
+def describe_tune_warnings(summary: TuneSummary) -> tuple[str, ...]:
+    """Say what nobody may miss; first, if it is so, that the lab was not put back."""
+    return tuple(_warnings(summary))
+
+
 def describe_tune_notes(summary: TuneSummary) -> tuple[str, ...]:
-    """Say what has to be known to read the trials; first, if it is so, that the lab was not put back."""
+    """Say how to read the trials."""
     return tuple(_notes(summary))
 
 
-def _notes(summary: TuneSummary) -> Iterator[str]:
+def _warnings(summary: TuneSummary) -> Iterator[str]:
     results = summary.results
     if results.trouble:
         yield f"NOT PUT BACK: {results.trouble}"
@@ -87,6 +92,10 @@ def _notes(summary: TuneSummary) -> Iterator[str]:
         yield ENDINGS[results.ending]
     if results.is_emulated:
         yield f"{EMULATED} ({results.guest}): {EMULATED_NOTE}. What helps here need not help on hardware."
+
+
+def _notes(summary: TuneSummary) -> Iterator[str]:
+    results = summary.results
     rounds = max((call.round for call in results.baseline.calls), default=0) if results.baseline else 0
     yield (
         f"'{results.guest}' was booted anew for every value: {rounds} times with each setting and {2 * rounds} times "
@@ -115,7 +124,7 @@ def _title(summary: TuneSummary, name: str) -> str:
 
 
 def render_tune_table(summary: TuneSummary) -> Group:
-    """Make a table of trials, below it what has to be known to read it, and what could not be tried."""
+    """Make a table of trials, above it what nobody may miss; below it how to read it and what could not be tried."""
     from rich import box
     from rich.console import Group
     from rich.table import Table
@@ -127,7 +136,8 @@ def render_tune_table(summary: TuneSummary) -> Group:
     for row in describe_rows(summary):
         cells = (f"{row.name}\n{row.title}", row.change, row.effect, "\n".join(row.found) or row.failure)
         table.add_row(*(Text(cell) for cell in cells))
-    return Group(table, *(Text(note) for note in (*describe_tune_notes(summary), *describe_refused(summary))))
+    below = (*describe_tune_notes(summary), *describe_refused(summary))
+    return Group(*map(Text, describe_tune_warnings(summary)), table, *map(Text, below))
 
 
 def describe_refused(summary: TuneSummary) -> tuple[str, ...]:
@@ -153,7 +163,8 @@ def render_tune(summary: TuneSummary) -> dict[str, Any]:
         "emulated": results.is_emulated,
         "ending": results.ending.value,
         "put_back": not results.trouble,
-        "notes": list(describe_tune_notes(summary)),
+        "warnings": list(describe_tune_warnings(summary)),
+        "notes": [*describe_tune_warnings(summary), *describe_tune_notes(summary)],
         "detectable": summary.detectable,
         "trials": [_render_assessed(it) for it in summary.assessed],
         "refused": [it.model_dump(mode="json") for it in results.refused],
@@ -190,13 +201,15 @@ def render_tune_markdown(summary: TuneSummary) -> str:
     results = summary.results
     lines = [f"# What helps '{results.guest}' of the lab '{results.lab}'", ""]
     lines += [f"Measured {results.created} by nestctl {results.nestctl_version}.", ""]
-    lines += [f"- {escape_markdown(note)}" for note in describe_tune_notes(summary)]
+    lines += [line for warning in describe_tune_warnings(summary) for line in (f"**{escape_markdown(warning)}**", "")]
     for row in describe_rows(summary):
-        lines += ["", f"## {row.name}: {row.effect}", "", escape_markdown(f"{row.title}: {row.change}."), ""]
+        lines += [f"## {row.name}: {row.effect}", "", escape_markdown(f"{row.title}: {row.change}."), ""]
         lines += [escape_markdown(f"{row.why} ({row.source})"), ""]
-        lines += [escape_markdown(f"Not tried to the end: {row.failure}")] if row.failure else []
-        lines += _markdown_table(row.figures) if row.figures else []
-    lines += ["", *(f"- {escape_markdown(text)}" for text in describe_refused(summary))]
+        lines += [escape_markdown(f"Not tried to the end: {row.failure}"), ""] if row.failure else []
+        lines += [*_markdown_table(row.figures), ""] if row.figures else []
+    lines += ["## How to read this", "", *(f"- {escape_markdown(note)}" for note in describe_tune_notes(summary))]
+    if refused := describe_refused(summary):
+        lines += ["", "## What could not be tried", "", *(f"- {escape_markdown(text)}" for text in refused)]
     return "\n".join(lines) + "\n"
 
 
@@ -213,6 +226,7 @@ def render_tune_page(summary: TuneSummary) -> str:
         "tune.html.j2",
         results=summary.results,
         rows=describe_rows(summary),
+        warnings=describe_tune_warnings(summary),
         notes=describe_tune_notes(summary),
         refused=describe_refused(summary),
         heads=FIGURE_HEADS,

@@ -191,7 +191,10 @@ def test_table_and_document_say_the_same_and_label_emulated_levels() -> None:
     assert "REGRESSION" in text
     assert "1.50× [" in text
     assert "1 of 2" in text
-    assert "Not the same: L0: kernel" in text
+    heads, _, below = text.partition("Workload")
+    assert "EMULATED: emulated, not the cost of hardware." in heads
+    assert "Not the same: L0: kernel" in heads
+    assert "A regression is dearer beyond the noise" in below
     document = render_comparison(comparison)
     assert document["has_regression"] is True
     assert [change["verdict"] for change in document["changes"]] == ["no detectable difference", "dearer"]

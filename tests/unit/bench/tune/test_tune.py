@@ -15,6 +15,7 @@ from nestctl.bench.level import Level
 from nestctl.bench.tune.report import (
     describe_refused,
     describe_tune_notes,
+    describe_tune_warnings,
     render_trials,
     render_tune,
     render_tune_markdown,
@@ -215,7 +216,7 @@ def test_an_interruption_at_any_step_puts_everything_back_and_keeps_what_there_i
         assert results.ending is Ending.INTERRUPTED, number
         assert TuneResults.model_validate_json(results.model_dump_json(by_alias=True)) == results
         summary = summarize_tune(results)
-        assert "interrupted" in " ".join(describe_tune_notes(summary))
+        assert "interrupted" in " ".join(describe_tune_warnings(summary))
         assert render_tune(summary)["put_back"]
 
 
@@ -253,7 +254,7 @@ def test_a_machine_that_cannot_be_put_back_ends_it_and_is_said() -> None:
     results = run(bed, "halt-poll-off@l1")
     assert results.ending is Ending.INTERRUPTED
     assert "'/sys/module/kvm/parameters/halt_poll_ns' on l1 could not be put back" in results.trouble
-    assert describe_tune_notes(summarize_tune(results))[0].startswith("NOT PUT BACK")
+    assert describe_tune_warnings(summarize_tune(results))[0].startswith("NOT PUT BACK")
 
 
 def test_a_lab_that_cannot_be_booted_as_it_is_is_an_error_and_is_put_back() -> None:
@@ -299,6 +300,14 @@ def test_the_reports_say_what_helped_what_did_not_and_what_was_not_tried(summary
     assert "it cannot be &lt;here&gt;" in page
     assert "it cannot be \\<here>" in markdown
     assert describe_refused(summary) == ("Not tried: io-uring@l1: it cannot be <here>.",)
+
+
+def test_what_nobody_may_miss_stands_before_the_trials_and_how_to_read_them_below(summary: TuneSummary) -> None:
+    emulated = summarize_tune(summary.results.model_copy(update={"is_emulated": True}))
+    for text in (render_tune_markdown(emulated), render_tune_page(emulated)):
+        order = ("What helps", "EMULATED (l2): emulated", "cache-none@l2", "was booted anew", "it cannot be")
+        places = [text.index(words) for words in order]
+        assert places == sorted(places)
 
 
 def test_the_documents_have_their_schemas(summary: TuneSummary) -> None:
