@@ -224,7 +224,8 @@ def _measure(visit: _Visit, number: int, names: Sequence[str], deadline: Deadlin
 def _is_bracketed(visit: _Visit, log: _Log) -> bool:
     """Choose a guest's first visit of a run that succeeds, and no other.
 
-    What is counted hardly varies, from boot to boot either, and each pause costs a level two questions over SSH.
+    Exits explain a figure and are compared with nothing, so one count does, and each pause costs a level two questions
+    over SSH.
     """
     if visit.level.above is None or visit.is_control:
         return False
