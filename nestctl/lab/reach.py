@@ -30,8 +30,10 @@ MOST_AT_ONCE = 8
 _KILL_AFTER_S = 5
 _END_S = 2 * _KILL_AFTER_S
 
-# What timeout(1) ends with when the time was over.
+# What timeout(1) ends with when the time was over, and what a shell makes of it when it had to kill, and itself too.
 _TIMED_OUT = frozenset({124, 137})
+# So a shell waits for it: of a signal ssh only says what it says of a lost connection.
+_WAIT = ("sh", "-c", '"$@"; exit', "sh")
 
 # What ssh ends with when it could not connect, or lost the connection (ssh(1), EXIT STATUS).
 _SSH_FAILED = 255
@@ -64,7 +66,7 @@ def exec_command(node: Node, words: Sequence[str], timeout_s: float) -> tuple[st
 
 def limit_words(words: Sequence[str], timeout_s: float) -> tuple[str, ...]:
     """Put timeout(1) before a command: ending ssh would leave what it runs in the guest to itself."""
-    limit = ("timeout", f"--kill-after={_KILL_AFTER_S}", f"{max(timeout_s, 0.001):.3f}")
+    limit = (*_WAIT, "timeout", f"--kill-after={_KILL_AFTER_S}", f"{max(timeout_s, 0.001):.3f}")
     # One word is a shell's text; more are a program and its arguments.
     return (*limit, *words) if len(words) > 1 else (*limit, "sh", "-c", *words)
 

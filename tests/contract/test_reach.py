@@ -76,6 +76,20 @@ def test_what_takes_too_long_is_ended_in_the_guest_too(words: tuple[str, ...], h
     assert not [it for it in Path("/proc").glob("[0-9]*/cmdline") if _reads(it) == ["sleep", "612"]]
 
 
+@pytest.mark.parametrize(("how", "code"), [(("--json",), ExitCode.FAILED), ((), 137)])
+def test_what_does_not_end_when_it_is_told_to_is_killed_and_was_late(how: tuple[str, ...], code: int) -> None:
+    stubborn = "trap '' TERM; echo deaf; echo deaf >&2; while :; do sleep 1; done"
+    completed = nestctl("exec", "--timeout", "1", *how, "l1", "--", stubborn)
+    assert completed.returncode == code
+    if not how:
+        assert completed.stdout == "deaf\n"
+        assert completed.stderr.startswith("deaf\n")
+        return
+    (guest,) = json.loads(completed.stdout)["guests"]
+    assert (guest["exit_code"], guest["stdout"]) == (None, "deaf\n")
+    assert guest["trouble"] == "It did not end within 1 s, and was ended."
+
+
 def _reads(path: Path) -> list[str]:
     with suppress(OSError):
         return path.read_text().rstrip("\0").split("\0")
