@@ -241,8 +241,8 @@ def check_permitted(lab: str, changes: tuple[Change, ...], *, may_recreate: bool
     said = "\n".join(f"  The guest '{it.name}' exists with other settings: {describe(it)}." for it in disruptive)
     raise UsageError(
         f"What is there of the lab '{lab}' cannot become what is wanted while it stays:\n{said}",
-        hint=f"'nestctl up --recreate' restarts guests and makes them anew where it has to; 'nestctl plan {lab}' "
-        "shows all of it.",
+        hint="'nestctl up --recreate' restarts guests and makes them anew where it has to; 'nestctl plan' with the same"
+        " lab file shows all of it.",
     )
 
 

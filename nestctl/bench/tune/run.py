@@ -195,7 +195,7 @@ def _expect_in_effect(trial: Trial, way: Sequence[Level], lab: Lab) -> None:
 
 def _put_back(tuning: Tuning) -> str:
     """Bring the lab up as its file says; return what could not be done, or nothing."""
-    hint = f"'nestctl up --recreate {tuning.lab.name}' with its lab file puts it back."
+    hint = "'nestctl up --recreate' with its lab file puts it back."
     try:
         with tuning.step("Putting the lab back as it was"):
             is_as_it_was = tuning.bed.put_back()

@@ -97,7 +97,7 @@ def test_metadata_that_was_edited_is_a_reason_and_is_said() -> None:
     domain.xml = domain.xml.replace('"disk_gib":8', '"disk_gib":9')
     with pytest.raises(UsageError, match="'a' exists with other settings: disk_gib 9 -> 8") as raised:
         bench.up(pair())
-    assert "--recreate" in raised.value.hint
+    assert "'nestctl plan' with the same lab file" in raised.value.hint
     domain.xml = domain.xml.replace('{"version"', "{version")
     with pytest.raises(UsageError, match="what it was made with is not in its metadata"):
         bench.up(pair())
