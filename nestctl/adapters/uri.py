@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nestctl.adapters.embedded import embedded_root
 from nestctl.errors import UsageError
-from nestctl.paths import state_directory
+from nestctl.paths import cache_directory, state_directory
 
 log = logging.getLogger(__name__)
 
@@ -30,9 +30,11 @@ def choose_uri(wanted: str | None) -> str:
         check_uri(chosen)
         return chosen
     if any(os.access(path, os.W_OK) for path in _SYSTEM_SOCKETS):
-        if os.geteuid() == 0 or _is_open_to_others(state_directory()):
+        # Guests' disks are in one, and the images that they are overlays of in the other.
+        closed = [it for it in (state_directory(), cache_directory()) if not _is_open_to_others(it)]
+        if os.geteuid() == 0 or not closed:
             return SYSTEM_URI
-        log.info("%s is closed to libvirt's accounts: using %s", state_directory(), SESSION_URI)
+        log.info("%s is closed to libvirt's accounts: using %s", closed[0], SESSION_URI)
     return SESSION_URI if os.geteuid() != 0 else f"{EMBEDDED_URI}?root={embedded_root()}"
 
 
