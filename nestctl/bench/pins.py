@@ -13,10 +13,13 @@ from nestctl.deadline import Deadline
 from nestctl.errors import NestctlError
 
 # Functions of the shell for the QEMU of a domain, as libvirt starts it: by its whole path, which differs (Red Hat's is
-# /usr/libexec/qemu-kvm), with '-name guest=NAME,debug-threads=on' (src/qemu/qemu_command.c). Its threads are listed
-# each with its number, its CPUs and its name, which is 'CPU n/KVM' or 'CPU n/TCG' for a vCPU's.
+# /usr/libexec/qemu-kvm), with '-name guest=NAME,debug-threads=on' (src/qemu/qemu_command.c); pgrep would do,
+# and is not everywhere; in the file, a zero ends each word (proc_pid_cmdline(5)). Its threads are listed each with its
+# number, its CPUs and its name, which is 'CPU n/KVM' or 'CPU n/TCG' for a vCPU's.
 QEMU_FUNCTIONS = """
-find_qemu() { pgrep -o -f "^/[^ ]* (.* )?-name guest=$1,"; }
+find_qemu() {
+    LC_ALL=C grep -las "^/.*.-name.guest=$1," /proc/[0-9]*/cmdline | sed 's|^/proc/||; s|/.*||; q' | grep .
+}
 list_threads() {
     for task in "/proc/$1/task/"*; do
         cpus=$(sed -n "s/^Cpus_allowed_list:[[:space:]]*//p" "$task/status") || continue

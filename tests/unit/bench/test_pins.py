@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -119,12 +121,17 @@ def test_where_there_is_no_room_or_pins_are_there_all_stays_and_it_is_said(onlin
 
 
 @pytest.mark.parametrize("emulator", ["/usr/bin/qemu-system-x86_64", "/usr/libexec/qemu-kvm"])
-def test_a_qemu_is_found_wherever_it_is_installed(emulator: str) -> None:
+def test_a_qemu_is_found_wherever_it_is_installed_by_programs_that_every_machine_has(
+    emulator: str, tmp_path: Path
+) -> None:
+    for program in ("grep", "sed"):
+        (tmp_path / program).symlink_to(shutil.which(program) or "")
+    shell = LocalShell(environment={"PATH": str(tmp_path)})
     command = [emulator, "-c", "read end", "-name", "guest=demo-pins,debug-threads=on"]
     with subprocess.Popen(command, executable="/bin/sh", stdin=subprocess.PIPE) as process:
         for name, found in {"demo-pins": str(process.pid), "demo-pin": ""}.items():
-            script = ("sh", "-c", f'{QEMU_FUNCTIONS}find_qemu "$1"', "sh", name)
-            assert LocalShell().run(script, deadline=Deadline.after(20, "Looking")).text == found
+            script = ("/bin/sh", "-c", f'{QEMU_FUNCTIONS}find_qemu "$1"', "sh", name)
+            assert shell.run(script, deadline=Deadline.after(20, "Looking")).text == found
         process.communicate(b"\n")
 
 

@@ -66,7 +66,7 @@ class Sys:
             self.value = self.value if self.is_stuck else command[5]
         elif "head -n 1" in command[2]:
             text = f"{HALT_POLL} {self.value}\nflags : svm"
-        elif "pgrep" in command[2]:
+        elif "find_qemu" in command[2]:
             text = self.qemu
         return Completed(command=tuple(command), where=self.where, exit_code=0, stdout=text.encode(), stderr=b"")
 
