@@ -41,6 +41,7 @@ ExecStart=/bin/sh /{FIRST_BOOT}
 WantedBy=multi-user.target
 """
 
+# An account without a password has '*': with useradd's '!' it is locked, and sshd without PAM lets no key in (sshd(8)).
 _PRELUDE = f"""\
 # Written by nestctl. What fails ends it, and is what 'nestctl up' then says.
 : > /var/lib/nestctl/first-boot.begun
@@ -58,7 +59,7 @@ expect_package() {{
     exit 1
 }}
 add_user() {{
-    getent passwd "$1" || run "useradd --create-home --shell /bin/bash $1"
+    getent passwd "$1" || run "useradd --create-home --shell /bin/bash --password '*' $1"
     home=$(getent passwd "$1" | cut -d: -f6)
     mkdir -p "$home/.ssh" && printf %s "$2" > "$home/.ssh/authorized_keys"
     chmod 700 "$home/.ssh" && chmod 600 "$home/.ssh/authorized_keys" && chown -R "$1": "$home/.ssh"
