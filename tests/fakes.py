@@ -190,7 +190,7 @@ class FakeShell:
             said = "\n".join(it for it in command[4:] if it not in self.files)
         elif command[0] == "cat":
             said = "<qemuCaps/>"
-        elif command[0] in {"id", "test"} or "authorized_keys" in script:
+        elif command[0] == "test" or "authorized_keys" in script or "product_uuid" in script:
             said = self._adopt(script, command)
         elif "signature=" in script:
             said = "signature=kvm\nmodule=kvm_amd\nnested=1\ndevice=yes"
@@ -208,7 +208,7 @@ class FakeShell:
             return "\n".join([f"uuid={self.uuid.upper()}", f"missing={self.lacking}" if self.lacking else "", *held])
         if script:
             self.world.effect()
-            change = self.authorized.discard if "grep -vxF" in script else self.authorized.add
+            change = self.authorized.discard if "rm -rf" in script else self.authorized.add
             change(str(command[4]))
         return "0"
 

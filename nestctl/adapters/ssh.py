@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
@@ -58,6 +58,9 @@ done
 _END_S = 10.0
 _START_S = 60.0
 
+
+# Where nothing listens (TCPMUX): a refusal there is the machine's, not its sshd's.
+_NOBODYS_PORT = 1
 
 # Messages that name a channel of the server's in their first four bytes (RFC 4254, section 9).
 _CHANNEL_MESSAGES = range(93, 99)
@@ -141,15 +144,56 @@ class Identity:
 
 @dataclass(frozen=True, kw_only=True)
 class SshShell:
-    """Commands on a guest, one channel each over a connection that stays open."""
+    """Commands on a guest, one channel each over a connection that stays open; by sudo where `as_root` says so."""
 
     name: str
     transport: paramiko.Transport
+    uses_sudo: bool = False
 
     @property
     def where(self) -> str:
         """What messages call it: the guest's name."""
         return self.name
+
+    def as_root(self, deadline: Deadline) -> SshShell:
+        """Return the same connection with root's commands, by sudo where another account is logged in.
+
+        Raises `PrerequisiteError` when that account may not become root without being asked.
+        """
+        account = self.transport.get_username()
+        if account == "root":
+            return self
+        shell = replace(self, uses_sudo=True)
+        completed = shell.run(("true",), deadline=deadline)
+        if completed.exit_code != 0:
+            said = completed.stderr.decode(errors="replace").strip() or f"exit code {completed.exit_code}"
+            raise PrerequisiteError(
+                f"The account '{account}' of '{self.name}' may not become root there: {said.splitlines()[-1]}.",
+                hint="Log in as root, or let the account use sudo without a password (NOPASSWD, for any command).",
+            )
+        return shell
+
+    def expect_forwarding(self, deadline: Deadline) -> None:
+        """Raise `PrerequisiteError` when sshd there forwards no connections, by which guests inside are reached."""
+        try:
+            JumpRoute(through=self, host="127.0.0.1", port=_NOBODYS_PORT).open_stream(deadline.remaining_s).close()
+        except paramiko.ChannelException as error:
+            if error.code == paramiko.common.OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED:
+                raise PrerequisiteError(
+                    f"'{self.name}' forwards no connections for '{self.transport.get_username()}', and guests inside "
+                    "are reached through it.",
+                    hint="Set 'AllowTcpForwarding local' for that account in its sshd_config, and no PermitOpen.",
+                ) from error
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise GuestError(f"The connection to '{self.name}' was lost: {error}.") from error
+
+    def _render(self, command: Sequence[str], mark: str = "") -> str:
+        """Render a command for the account's shell; a `mark` (NAME=VALUE) is in its environment, not in sudo's."""
+        text = shlex.join(command)
+        if not self.uses_sudo:
+            return f"{mark} {text}" if mark else text
+        # sudo adds the account's umask to its own, and what root makes for QEMU's account has to be open to it.
+        return shlex.join(("sudo", "-n", "sh", "-c", f"umask 022; {f'export {mark}; ' if mark else ''}exec {text}"))
 
     def run(self, command: Sequence[str], *, deadline: Deadline, stdin: bytes = b"") -> Completed:
         """Run a command (see `Shell.run`); its environment has NESTCTL_RUN, by which it is found when it is to end."""
@@ -158,7 +202,7 @@ class SshShell:
         mark = f"NESTCTL_RUN={secrets.token_hex(8)}"
         try:
             with self.transport.open_session(timeout=deadline.remaining_s) as channel:
-                start_command(channel, f"{mark} {shlex.join(command)}", deadline)
+                start_command(channel, self._render(command, mark), deadline)
                 exit_code, stdout, stderr = exchange(channel, stdin, deadline)
         except (paramiko.SSHException, EOFError, OSError) as error:
             deadline.check()
@@ -187,7 +231,7 @@ class SshShell:
             conversation = SshConversation(self.name, channel, tuple(command))
             try:
                 try:
-                    start_command(channel, f"{mark} {shlex.join(command)}", deadline)
+                    start_command(channel, self._render(command, mark), deadline)
                 except (paramiko.SSHException, EOFError, OSError) as error:
                     raise GuestError(f"'{self.name}' does not start '{command[0]}': {error}.") from error
                 yield conversation
@@ -199,7 +243,7 @@ class SshShell:
         failures = suppress(DeadlineError, OSError, EOFError, paramiko.SSHException)
         with failures, self.transport.open_session(timeout=_END_S) as channel:
             deadline = Deadline.after(_END_S, "Ending a command")
-            start_command(channel, shlex.join(("sh", "-c", _END_COMMAND, "sh", mark)), deadline)
+            start_command(channel, self._render(("sh", "-c", _END_COMMAND, "sh", mark)), deadline)
             exchange(channel, b"", deadline)
 
     @contextmanager
@@ -230,7 +274,7 @@ class SshShell:
     def _bridge(self, connection: socket.socket, command: Sequence[str]) -> None:
         failures = suppress(OSError, EOFError, paramiko.SSHException)
         with failures, connection, self.transport.open_session() as channel:
-            channel.exec_command(shlex.join(command))
+            channel.exec_command(self._render(command))
             ends = (connection.fileno(), channel.fileno())
             while True:
                 readable, _, _ = select.select(ends, [], [])

@@ -1,6 +1,7 @@
 """Go into a machine that somebody else made, have it ready for guests, and leave it as it was found.
 
-What changes in it: a line of root's authorized_keys, the images in /var/lib/nestctl, and what `up` makes in any guest.
+What changes in it: a line of the account's authorized_keys, which lab has it and the images, both in /var/lib/nestctl,
+and what `up` makes in any guest.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ import yaml
 from nestctl.adapters.shell import Shell
 from nestctl.adapters.uri import choose_uri
 from nestctl.deadline import Deadline
-from nestctl.errors import FailedError, PrerequisiteError, UsageError
+from nestctl.errors import FailedError, GuestError, PrerequisiteError, UsageError
 from nestctl.lab.addresses import parse_subnets
-from nestctl.lab.adoption import Adoption, keep_adoption, look_at_domain
+from nestctl.lab.adoption import drop_adoption, keep_adoption, look_at_domain
 from nestctl.lab.host import open_connection
 from nestctl.lab.host_facts import Adopted
 from nestctl.lab.keys import LabKeys
@@ -45,9 +46,11 @@ _PLAYBOOK = "'ansible-playbook -i HOST, playbooks/l1-kvm.yml' makes a machine a 
 # fails the shell ends itself: a pipeline says only how its last command ended.
 _PUT = '{ gzip -dc || kill $$; } | dd of="$1" bs=1M seek="$2" conv=notrunc iflag=fullblock status=none'
 
-# Whose line in root's authorized_keys it is: it keeps another lab from the same machine, wherever that is kept.
+# Whose line in the account's authorized_keys it is.
 _TAG = "nestctl-adopted"
-_KEYS = "/root/.ssh/authorized_keys"
+
+# That line again: it keeps another lab from the same machine, wherever that lab is kept and as whomever it comes.
+_HELD = "/var/lib/nestctl/adopted"
 
 # Prints what is missing, the subnets it has a route to, which domain it is (the UUID that QEMU puts into SMBIOS), and
 # the line of the lab that has adopted it. modprobe is for a machine that was made a hypervisor and not started since;
@@ -61,25 +64,36 @@ modprobe -q kvm_intel || modprobe -q kvm_amd
 [ -e /sys/module/kvm_intel ] || [ -e /sys/module/kvm_amd ] || echo "missing=KVM's module (kvm_intel or kvm_amd)"
 ip -4 route show | sed -n 's|^\\([0-9.]*/[0-9]*\\) .*|route=\\1|p'
 sed 's/^/uuid=/' /sys/class/dmi/id/product_uuid 2> /dev/null
-sed -n 's/^.* {_TAG}:[a-z0-9-]*$/held=&/p' {_KEYS} 2> /dev/null
+sed 's/^/held=/' {_HELD} 2> /dev/null
 exit 0
 """
 
-# $1 the line that lets the lab in. A machine that had no such file is left without one in the end.
+# $1 the line that lets the lab in, for the account $2. The file of keys is never there in part: a copy with its owner
+# and mode takes its place. The line comes first, as the last one need not end with a newline; and an account that had
+# no such file is left without one in the end.
 _LET_IN = f"""
 set -eu
-umask 077
-mkdir -p {_KEYS.rpartition("/")[0]}
-[ ! -s {_KEYS} ] || [ -z "$(tail -c 1 {_KEYS})" ] || echo >> {_KEYS}
-grep -qsxF "$1" {_KEYS} || echo "$1" >> {_KEYS}
+mkdir -p {_HELD.rpartition("/")[0]}
+echo "$1" > {_HELD}
+home=$(getent passwd "$2" | cut -d: -f6)
+[ -d "$home/.ssh" ] || {{ mkdir -m 700 "$home/.ssh"; chown "$2": "$home/.ssh"; }}
+keys=$(readlink -f "$home/.ssh/authorized_keys")
+grep -qsxF -e "$1" "$keys" && exit
+[ -e "$keys" ] || {{ (umask 077; : > "$keys"); chown "$2": "$keys"; }}
+cp -a "$keys" "$keys.nestctl"
+{{ echo "$1"; cat "$keys"; }} > "$keys.nestctl"
+mv "$keys.nestctl" "$keys"
 """
 _LEAVE = f"""
 set -eu
-grep -vxF "$1" {_KEYS} > {_KEYS}.nestctl || true
-cat {_KEYS}.nestctl > {_KEYS}
-rm -f {_KEYS}.nestctl
-[ -s {_KEYS} ] || rm -f {_KEYS}
-rm -rf /var/lib/nestctl/images
+keys=$(readlink -f "$(getent passwd "$2" | cut -d: -f6)/.ssh/authorized_keys") || true
+if [ -e "$keys" ]; then
+    cp -a "$keys" "$keys.nestctl"
+    sed "\\|^$1\\$|d" "$keys" > "$keys.nestctl"
+    mv "$keys.nestctl" "$keys"
+    [ -s "$keys" ] || {{ rm "$keys"; rmdir "${{keys%/*}}" 2> /dev/null || true; }}
+fi
+rm -rf /var/lib/nestctl/images {_HELD}
 rmdir /var/lib/nestctl/guests /var/lib/nestctl 2> /dev/null || true
 """
 
@@ -95,7 +109,8 @@ class Machine:
 
 def look_inside(shell: Shell, deadline: Deadline) -> Machine:
     """Look at a machine. Raises `PrerequisiteError` when it lacks what a hypervisor needs."""
-    lines = [line.partition("=") for line in as_root(shell, _LOOK, (), deadline).splitlines()]
+    said = shell.run(("sh", "-c", _LOOK), deadline=deadline).expect_success().text
+    lines = [line.partition("=") for line in said.splitlines()]
     if lacking := [value for key, _, value in lines if key == "missing"]:
         raise PrerequisiteError(f"{shell.where} is no hypervisor: {', '.join(lacking)} is not there.", hint=_PLAYBOOK)
     values = {key: value for key, _, value in lines}
@@ -118,8 +133,8 @@ def check_machine(machine: Machine, adopted: Adopted, own_line: str = "") -> Non
         lab = machine.held.rpartition(":")[2]
         raise UsageError(
             f"The domain '{adopted.domain}' is adopted by the lab '{lab}' already.",
-            hint=f"Remove that lab with 'nestctl down {lab}'. If it is gone, take the line that ends in '{_TAG}:{lab}' "
-            f"out of {_KEYS} in that machine.",
+            hint=f"Remove that lab with 'nestctl down {lab}'. If it is gone, remove {_HELD} in that machine, and the "
+            f"line that ends in '{_TAG}:{lab}' from the authorized_keys of the account that it came as.",
         )
 
 
@@ -138,26 +153,13 @@ def look_at_machine(adopt: Adopt, *, connect: str | None) -> Adopted:
     return adopted
 
 
-def as_root(shell: Shell, script: str, words: tuple[str, ...], deadline: Deadline) -> str:
-    """Run a shell's text as root, by sudo where the account is another one, and return what it prints."""
-    command = ("sh", "-c", script, "sh", *words)
-    whoami = shell.run(("id", "-u"), deadline=deadline).expect_success().text.strip()
-    completed = shell.run(command if whoami == "0" else ("sudo", "-n", *command), deadline=deadline)
-    if completed.exit_code != 0 and whoami != "0":
-        said = completed.stderr.decode(errors="replace").strip()
-        raise PrerequisiteError(
-            f"The account that {shell.where} lets in may not become root there: {said}",
-            hint="Log in as root, or let the account use sudo without a password.",
-        )
-    return completed.expect_success().text
-
-
 def adopt_guest(
     level: Level, plan: GuestPlan, adopted: Adopted, *, keys: LabKeys, access: Access, deadline: Deadline
 ) -> GuestPlan:
-    """Log in as the user would, see that the machine is a hypervisor, and let the lab's key in for root.
+    """Log in as the user would, see that the machine is a hypervisor, and let the lab's key in for the same account.
 
-    Returns the plan with the machine's host key. Noted before anything is changed, so that `down` undoes it.
+    Returns the plan with the machine's host key. Noted before anything is changed, so that `down` undoes it. Raises
+    `PrerequisiteError`, and leaves nothing behind, when sshd there does not take the key.
     """
     with access.open_as_user(level, adopted, deadline) as visit:
         machine = look_inside(visit.shell, deadline)
@@ -166,26 +168,36 @@ def adopt_guest(
             _check_subnets(plan, machine.routes)
         found = replace(adopted, host_key=visit.host_key)
         keep_adoption(plan, found)
-        _let_in(visit.shell, plan.lab, keys, deadline)
-    return replace(plan, adopted=found)
+        _let_in(visit.shell, plan.lab, found, keys, deadline)
+        plan = replace(plan, adopted=found)
+        try:
+            with access.open_guest(level, plan.contact, keys, deadline):
+                return plan
+        except GuestError as error:
+            if not adopted.host_key:
+                leave(visit.shell, plan.lab, found, keys, deadline)
+                drop_adoption(plan.lab, plan.name)
+            raise PrerequisiteError(
+                f"The lab's key was added to the authorized_keys of '{found.user}' in the domain '{found.domain}', and "
+                f"does not open it: {error.message}",
+                hint=f"'sudo sshd -T -C user={found.user},host=localhost,addr=127.0.0.1' says there which keys count: "
+                "authorizedkeysfile, authenticationmethods, pubkeyacceptedalgorithms (ssh-ed25519).",
+            ) from error
 
 
-def let_in_again(
-    level: Level, adoption: Adoption, lab: str, *, keys: LabKeys, access: Access, deadline: Deadline
-) -> None:
-    """Let the lab's key into a machine that it was taken out of, or that had not let it in when nestctl was killed."""
-    with access.open_as_user(level, adoption.adopted, deadline) as visit:
-        check_machine(look_inside(visit.shell, deadline), adoption.adopted, _line(keys, lab))
-        _let_in(visit.shell, lab, keys, deadline)
+def check_adopted(shell: Shell, lab: str, adopted: Adopted, keys: LabKeys, deadline: Deadline) -> None:
+    """Raise `UsageError` when a machine is not the one that a lab has adopted, or has begun to."""
+    check_machine(look_inside(shell, deadline), adopted, _line(keys, lab))
 
 
-def _let_in(shell: Shell, lab: str, keys: LabKeys, deadline: Deadline) -> None:
-    as_root(shell, _LET_IN, (_line(keys, lab),), deadline)
+def _let_in(shell: Shell, lab: str, adopted: Adopted, keys: LabKeys, deadline: Deadline) -> None:
+    command = ("sh", "-c", _LET_IN, "sh", _line(keys, lab), adopted.user)
+    shell.run(command, deadline=deadline).expect_success()
 
 
-def leave(shell: Shell, lab: str, keys: LabKeys, deadline: Deadline) -> None:
+def leave(shell: Shell, lab: str, adopted: Adopted, keys: LabKeys, deadline: Deadline) -> None:
     """Take the lab's key and the images out of a machine, once nothing of the lab is in it."""
-    command = ("sh", "-c", _LEAVE, "sh", _line(keys, lab))
+    command = ("sh", "-c", _LEAVE, "sh", _line(keys, lab), adopted.user)
     shell.run(command, deadline=deadline).expect_success()
 
 

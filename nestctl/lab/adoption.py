@@ -6,7 +6,7 @@ What is deleted, stopped or changed is what has a mark in its XML, so none of th
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 from nestctl.adapters.files import write_atomically
 from nestctl.adapters.libvirt import Domain
-from nestctl.adapters.ssh_options import Destination, parse_jump, read_options
+from nestctl.adapters.ssh_options import Destination, SshOptions, parse_jump, read_options
 from nestctl.errors import FailedError, PrerequisiteError, UsageError
 from nestctl.lab.host_facts import Adopted
 from nestctl.lab.plan import Contact, GuestPlan, settings_of_adopted
@@ -63,6 +63,7 @@ class Adoption:
             console=PurePosixPath(lab_directory(lab)) / f"{self.name}.console.log",
             host=self.adopted.host,
             host_key=self.adopted.host_key,
+            user=self.adopted.user,
         )
 
 
@@ -109,6 +110,16 @@ def _write(lab: str, adoptions: tuple[Adoption, ...]) -> None:
         write_atomically(path, json.dumps([asdict(it) for it in adoptions]).encode(), mode=0o600)
     else:
         path.unlink(missing_ok=True)
+
+
+def account_of(lab: str, name: str) -> str:
+    """Say as whom a guest of a lab is logged in to: root, or the account by which a domain was adopted."""
+    return next((it.adopted.user for it in read_adoptions(lab) if it.name == name), "root")
+
+
+def as_root_in(lab: str, name: str, command: Sequence[str]) -> tuple[str, ...]:
+    """Return what runs a command as root where OpenSSH logs in to a guest of a lab."""
+    return tuple(command) if account_of(lab, name) == "root" else ("sudo", "-n", *command)
 
 
 def list_adopted_domains(domains: Iterable[Domain], lab: str) -> tuple[tuple[Domain, Adoption], ...]:
@@ -161,30 +172,36 @@ def look_at_domain(adopt: Adopt, domain: Domain | None, before: Adopted | None =
             f"The domain '{adopt.domain}' is off, and nestctl does not start what it has not made.",
             hint=f"virsh start '{adopt.domain}'",
         )
-    host, port = find_place(adopt)
+    way = find_way(adopt)
+    if before and before.user != way.user:
+        raise UsageError(
+            f"The domain '{before.domain}' was adopted as '{before.user}', and '{adopt.ssh}' logs in as '{way.user}'.",
+            hint="Remove the lab with 'nestctl down', and bring it up again.",
+        )
     cpus, memory_mib = parse_size(domain.live_xml)
     return Adopted(
         domain=adopt.domain,
         uuid=uuid,
         ssh=adopt.ssh,
-        host=host,
-        port=port,
+        user=way.user,
+        host=way.host,
+        port=way.port,
         cpus=cpus,
         memory_mib=memory_mib,
         is_emulated=parse_domain_type(domain.live_xml) != "kvm",
-        host_key=before.host_key if before and (before.host, before.port) == (host, port) else "",
+        host_key=before.host_key if before and (before.host, before.port) == (way.host, way.port) else "",
     )
 
 
-def find_place(adopt: Adopt) -> tuple[str, int]:
-    """Find the host and port that the user's OpenSSH would go to. Raises `UsageError` when not directly."""
+def find_way(adopt: Adopt) -> SshOptions:
+    """Find out where, and as whom, the user's OpenSSH would log in. Raises `UsageError` when not directly."""
     options = read_options(destination_of(adopt.ssh))
     if options.jumps or options.proxy_command:
         raise UsageError(
             f"OpenSSH's configuration reaches '{adopt.ssh}' through something else (ProxyJump or ProxyCommand).",
             hint="Name an address of the domain that this machine reaches by itself.",
         )
-    return options.host, options.port
+    return options
 
 
 def destination_of(ssh: str) -> Destination:

@@ -13,13 +13,14 @@ from nestctl.lab.place import ImageFacts, Place
 class Adopted:
     """A domain that somebody else made, and how its machine is reached.
 
-    `ssh` is what the lab file says of that; `host` and `port` are what it stands for. `host_key` is the machine's own,
-    an OpenSSH text, as it was known when the lab was let in; empty before.
+    `ssh` is what the lab file says of that; `user`, `host` and `port` are what it stands for. `host_key` is the
+    machine's own, an OpenSSH text, as it was known when the lab was let in; empty before.
     """
 
     domain: str
     uuid: str
     ssh: str
+    user: str
     host: str
     port: int
     cpus: int

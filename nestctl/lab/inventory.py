@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nestctl.errors import NotFoundOutError
+from nestctl.lab.adoption import account_of
 from nestctl.lab.nodes import Node
 from nestctl.lab.ssh_config import GUESTS
 
@@ -43,9 +44,11 @@ def render_file(nodes: Sequence[Node], noted: Mapping[str, Mapping[str, Any]]) -
 def host_variables(node: Node, noted: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Render a guest's variables. OpenSSH gets the lab's configuration, which has the jumps, the key and host keys."""
     about = noted.get(node.name, {})
+    account = account_of(node.lab, node.name) if node.guest.adopt else "root"
     return {
         "ansible_host": ".".join((*reversed(node.path), node.lab)),
-        "ansible_user": "root",
+        "ansible_user": account,
+        **({} if account == "root" else {"ansible_become": True}),
         "ansible_python_interpreter": "/usr/bin/python3",
         "ansible_ssh_common_args": f"-F {shlex.quote(str(node.directory / 'ssh_config'))}",
         "nestctl_lab": node.lab,

@@ -74,7 +74,7 @@ class SshAccess:
     def open_guest(
         self, level: Level, guest: Contact, keys: LabKeys, deadline: Deadline, *, is_booting: bool = False
     ) -> AbstractContextManager[Shell]:
-        """Log in as root with the lab's key. Raises as `ssh_access.open_guest`."""
+        """Log in with the lab's key. Raises as `ssh_access.open_guest`."""
         from nestctl.lab.ssh_access import open_guest
 
         return open_guest(level, guest, keys, deadline, is_booting=is_booting)

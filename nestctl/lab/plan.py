@@ -42,7 +42,8 @@ PLAN_VERSION = 4
 class Contact:
     """How to reach a guest: by a `port` of `host`, or by `address` from the machine that runs it.
 
-    `host_key` is that of a machine that nestctl did not make; of the others it has the keys.
+    `host_key` is that of a machine that nestctl did not make; of the others it has the keys. `user` is root, but for
+    such a machine.
     """
 
     lab: str
@@ -54,6 +55,7 @@ class Contact:
     console: PurePosixPath
     host: str = "127.0.0.1"
     host_key: str = ""
+    user: str = "root"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +139,7 @@ class GuestPlan:
             console=self.console,
             host=self.uplink.host,
             host_key=self.adopted.host_key if self.adopted else "",
+            user=self.adopted.user if self.adopted else "root",
         )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from nestctl.adapters.process import LocalShell
 from nestctl.deadline import Deadline
 from nestctl.errors import DeadlineError, NotFoundOutError, PrerequisiteError, UsageError
+from nestctl.lab.adoption import as_root_in
 from nestctl.lab.nodes import Node, find_node
 from nestctl.lab.ssh_config import ssh_command
 
@@ -150,6 +151,7 @@ def log_command(node: Node, *, lines: int | None, is_followed: bool) -> tuple[st
     count = "+1" if lines is None else str(lines)
     words = ("tail", "-n", count, *(("-F",) if is_followed else ()), "--", str(node.console))
     if node.outer:
+        words = as_root_in(node.lab, node.outer, words)
         return ssh_command(node.directory, node.outer, words, _WITHOUT_TERMINAL)
     try:
         Path(node.console).open("rb").close()

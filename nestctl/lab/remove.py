@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 
 from nestctl.adapters.libvirt import Domain
 from nestctl.adapters.process import LocalShell
+from nestctl.adapters.shell import Shell
 from nestctl.adapters.uri import choose_uri
 from nestctl.deadline import Deadline
 from nestctl.errors import FailedError, GuestError, NestctlError, PrerequisiteError
-from nestctl.lab.adopt import leave, let_in_again
+from nestctl.lab.adopt import check_adopted, leave
 from nestctl.lab.adoption import Adoption, drop_adoption, list_adopted_domains, read_adoptions
 from nestctl.lab.audit import find_traces
 from nestctl.lab.host import open_connection
@@ -27,6 +28,9 @@ from nestctl.lab.store import forget_lab, lab_directory, lock_lab
 
 # How long a guest that is to be removed is given to answer, a level.
 _REACH_TIMEOUT_S = 20.0
+
+# How long files are removed in a guest: gigabytes, where it is adopted, and perhaps emulated.
+_CLEAN_TIMEOUT_S = 120.0
 
 # How long what was told to end is given, and how often it is looked for, in seconds.
 _LEFT_TIMEOUT_S = 5.0
@@ -123,11 +127,15 @@ def release(level: Level, adoption: Adoption, removal: Removal) -> None:
     own = replace(removal, failures=[])
     with removal.step(f"Leaving {contact.name}", lab=lab, node=contact.name, level=contact.level):
         try:
-            _take_down_inside(level, contact, keys, own, is_adopted=True)
+            deadline = _deadline(contact, removal)
+            with removal.access.open_guest(level, contact, keys, deadline) as shell:
+                _leave(shell, adoption, keys, own)
         except GuestError:
-            deadline = Deadline.after(_REACH_TIMEOUT_S, f"An answer from '{contact.name}' by SSH", stop=removal.stop)
-            let_in_again(level, adoption, lab, keys=keys, access=removal.access, deadline=deadline)
-            _take_down_inside(level, contact, keys, own, is_adopted=True)
+            # The lab's key was taken out, or not let in yet when nestctl was killed: the user's is there.
+            deadline = _deadline(contact, removal)
+            with removal.access.open_as_user(level, adoption.adopted, deadline) as visit:
+                check_adopted(visit.shell, lab, adoption.adopted, keys, deadline)
+                _leave(visit.shell, adoption, keys, own)
         raise_failures(own.failures)
     drop_adoption(lab, contact.name)
 
@@ -148,7 +156,9 @@ def _take_down_one(level: Level, domain: Domain, mark: Mark, removal: Removal) -
     contact = parse_contact(domain.name, domain.xml)
     if domain.is_running and removal.keys and mark.is_hypervisor:
         try:
-            _take_down_inside(level, contact, removal.keys, removal, is_adopted=False)
+            deadline = _deadline(contact, removal)
+            with removal.access.open_guest(level, contact, removal.keys, deadline) as shell:
+                _take_down_inside(shell, removal)
         except NestctlError as error:
             removal.warn(f"What is inside '{contact.name}' goes with it unseen: {error.message.splitlines()[0]}")
     try:
@@ -158,14 +168,20 @@ def _take_down_one(level: Level, domain: Domain, mark: Mark, removal: Removal) -
         removal.failures.append(Failure(name=contact.name, error=error))
 
 
-def _take_down_inside(level: Level, contact: Contact, keys: LabKeys, removal: Removal, *, is_adopted: bool) -> None:
-    purpose = f"An answer from '{contact.name}' by SSH"
-    deadline = Deadline.after(_REACH_TIMEOUT_S * contact.level, purpose, stop=removal.stop)
-    with (
-        removal.access.open_guest(level, contact, keys, deadline) as shell,
-        removal.access.open_level_in(shell) as inner,
-    ):
+def _take_down_inside(shell: Shell, removal: Removal) -> None:
+    with removal.access.open_level_in(shell) as inner:
         take_down(inner, removal)
+        deadline = Deadline.after(_CLEAN_TIMEOUT_S, f"Removing the files of guests in {shell.where}", stop=removal.stop)
         shell.run(("rm", "-rf", str(GUEST_DIRECTORY / removal.lab)), deadline=deadline).expect_success()
-        if is_adopted and not removal.failures:
-            leave(shell, removal.lab, keys, deadline)
+
+
+def _leave(shell: Shell, adoption: Adoption, keys: LabKeys, removal: Removal) -> None:
+    _take_down_inside(shell, removal)
+    if not removal.failures:
+        deadline = Deadline.after(_CLEAN_TIMEOUT_S, f"Leaving {shell.where}", stop=removal.stop)
+        leave(shell, removal.lab, adoption.adopted, keys, deadline)
+
+
+def _deadline(contact: Contact, removal: Removal) -> Deadline:
+    purpose = f"An answer from '{contact.name}' by SSH"
+    return Deadline.after(_REACH_TIMEOUT_S * contact.level, purpose, stop=removal.stop)

@@ -6,6 +6,7 @@ import sys
 
 from nestctl.adapters.uri import SYSTEM_URI, choose_uri
 from nestctl.errors import GuestError, PrerequisiteError
+from nestctl.lab.adoption import as_root_in
 from nestctl.lab.host import open_connection
 from nestctl.lab.nodes import Node
 from nestctl.lab.render import parse_terminal
@@ -22,7 +23,8 @@ def console_command(node: Node, *, connect: str | None) -> tuple[str, ...]:
     """
     domain = node.guest.adopt.domain if node.guest.adopt else f"{node.lab}-{node.name}"
     if node.outer:
-        return ssh_command(node.directory, node.outer, _virsh(SYSTEM_URI, domain), _WITH_TERMINAL)
+        words = as_root_in(node.lab, node.outer, _virsh(SYSTEM_URI, domain))
+        return ssh_command(node.directory, node.outer, words, _WITH_TERMINAL)
     uri = choose_uri(connect)
     with open_connection(uri) as hypervisor:
         found = {it.name: it for it in hypervisor.list_domains()}.get(domain)

@@ -37,9 +37,10 @@ tail -n +1 -F "$1" 2>/dev/null | grep -q -m 1 "nestctl: ready"
 def open_guest(
     level: Level, guest: Contact, keys: LabKeys, deadline: Deadline, *, is_booting: bool = False
 ) -> Iterator[SshShell]:
-    """Wait for a guest's SSH and log in; `is_booting` waits for the guest's own word first.
+    """Wait for a guest's SSH and log in; `is_booting` waits for the guest's own word first. Commands are root's.
 
-    When it does not come, the error has the last lines of its console.
+    When it does not come, the error has the last lines of its console. Raises `PrerequisiteError` when the account of
+    a machine that was adopted may not become root.
     """
 
     def check_alive() -> None:
@@ -47,10 +48,11 @@ def open_guest(
             raise GuestError(f"The guest '{guest.name}' was to boot, and {trouble}.")
 
     host_key = guest.host_key or keys.hosts[guest.name].public
-    identity = Identity(user="root", client_key=keys.client.private, host_key=host_key)
+    identity = Identity(user=guest.user, client_key=keys.client.private, host_key=host_key)
     with ExitStack() as stack:
         try:
-            is_ready = is_booting and _wait_for_ready(level, guest, deadline)
+            # Who was adopted runs, and is not knocked at again and again.
+            is_ready = bool(guest.host_key) or (is_booting and _wait_for_ready(level, guest, deadline))
             shell = stack.enter_context(
                 open_ssh(
                     f"{guest.name}.{guest.lab}",
@@ -66,7 +68,7 @@ def open_guest(
                 raise  # the console of a domain that was adopted is not ours
             said = f"{error.message}\nThe last lines of its console:\n{read_console(level, guest)}"
             raise type(error)(said, hint=error.hint) from error
-        yield shell
+        yield shell.as_root(deadline)
 
 
 def _wait_for_ready(level: Level, guest: Contact, deadline: Deadline) -> bool:
@@ -102,10 +104,14 @@ def open_level_in(shell: Shell) -> Iterator[Level]:
 
 @contextmanager
 def open_as_user(ssh: str, deadline: Deadline) -> Iterator[Visit]:
-    """Log in where `ssh` ([USER@]HOST[:PORT]) leads the user's own OpenSSH. Raises as `open_user_ssh`."""
+    """Log in where `ssh` ([USER@]HOST[:PORT]) leads the user's own OpenSSH; commands are root's.
+
+    Raises as `open_user_ssh`, `SshShell.as_root` and `SshShell.expect_forwarding`.
+    """
     with open_user_ssh(ssh, destination_of(ssh), deadline=deadline) as shell:
+        shell.expect_forwarding(deadline)
         key = shell.transport.get_remote_server_key()
-        yield Visit(shell=shell, host_key=f"{key.get_name()} {key.get_base64()}")
+        yield Visit(shell=shell.as_root(deadline), host_key=f"{key.get_name()} {key.get_base64()}")
 
 
 def route_to(level: Level, guest: Contact) -> Route:

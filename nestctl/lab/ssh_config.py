@@ -75,7 +75,7 @@ def _render_hosts(plans: tuple[GuestPlan, ...], access: Access, outer: tuple[str
             f"Host {' '.join(names)}",
             f"    HostName {plan.uplink.host if plan.uplink.port else plan.uplink.address}",
             f"    Port {plan.uplink.port or 22}",
-            "    User root",
+            f"    User {plan.contact.user}",
             f"    HostKeyAlias {plan.name}",
             f'    UserKnownHostsFile "{access.known_hosts}"',
             "    GlobalKnownHostsFile /dev/null",

@@ -28,7 +28,7 @@ class Adopt(BaseModel):
             pattern=SSH_PATTERN,
             description="How its machine is reached: [USER@]HOST[:PORT], as your own OpenSSH would, by its "
             "configuration, keys, agent and known hosts. USER is root, or one who may use sudo without a password. "
-            "'up' lets the lab's key in for root; 'down' takes it out again.",
+            "'up' lets the lab's key in for that account; 'down' takes it out again.",
         ),
     ]
     dns: Annotated[

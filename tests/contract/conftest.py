@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import getpass
+import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from nestctl.deadline import Deadline
 from nestctl.lab.store import keep_lab
 from tests.builders import lab_of_depth
 from tests.contract.sshd import Server, start_sshd
-from tests.needs import need_program
+from tests.needs import missing, need_program
 
 
 @pytest.fixture(scope="package")
@@ -37,6 +39,15 @@ def jumped(sshd: Server, ssh: SshShell) -> Iterator[SshShell]:
     route = JumpRoute(through=ssh, host="127.0.0.1", port=sshd.port)
     with open_ssh("inner", route, sshd.identity, deadline=Deadline.after(30, "Logging in")) as shell:
         yield shell
+
+
+@pytest.fixture(scope="package")
+def by_sudo(ssh: SshShell) -> SshShell:
+    """The same server, where every command is run by sudo."""
+    program = need_program("sudo", "sudo")
+    if subprocess.run((program, "-n", "true"), check=False, capture_output=True).returncode != 0:
+        missing("this account may not use sudo without a password")
+    return replace(ssh, uses_sudo=True)
 
 
 @pytest.fixture
@@ -60,7 +71,7 @@ def reachable(sshd: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return directory
 
 
-@pytest.fixture(params=["local", "stoppable", "ssh", "jumped"])
+@pytest.fixture(params=["local", "stoppable", "ssh", "jumped", "by_sudo"])
 def shell(request: pytest.FixtureRequest) -> TalkingShell:
     """Every kind of shell that there is: the tests that take it hold for each."""
     if request.param == "local":

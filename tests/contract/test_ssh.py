@@ -14,9 +14,9 @@ import pytest
 
 from nestctl.adapters.ssh import DirectRoute, JumpRoute, Route, SshShell, open_ssh
 from nestctl.deadline import Deadline
-from nestctl.errors import DeadlineError, GuestError
+from nestctl.errors import DeadlineError, GuestError, PrerequisiteError
 from nestctl.lab.keys import ensure_keys
-from tests.contract.sshd import Server, free_port
+from tests.contract.sshd import Server, free_port, start_sshd
 
 
 def soon() -> Deadline:
@@ -55,6 +55,16 @@ def test_a_key_that_is_refused_is_said(sshd: Server, route: Route, tmp_path: Pat
         open_ssh("server", route, identity, deadline=soon()),
     ):
         pytest.fail("logged in with a stranger's key")
+
+
+def test_a_machine_that_forwards_nothing_is_told_from_one_where_nobody_listens(ssh: SshShell, tmp_path: Path) -> None:
+    ssh.expect_forwarding(soon())
+    with (
+        start_sshd(tmp_path, settings="AllowTcpForwarding no") as server,
+        open_ssh("server", server.route, server.identity, deadline=soon()) as shell,
+        pytest.raises(PrerequisiteError, match="'server' forwards no connections for"),
+    ):
+        shell.expect_forwarding(soon())
 
 
 def test_nobody_listens(sshd: Server, closed_route: Route) -> None:

@@ -1,10 +1,16 @@
-"""A domain that nestctl did not make, as the L1 of a lab: gone into, used, left, and found to be what it was before."""
+"""A domain that nestctl did not make, as the L1 of a lab: gone into, used, left, and found to be what it was before.
+
+It is one that lets no root in: 'ada' may use sudo, and nothing that she makes is open to others unless she says so.
+'bob' may not use sudo at first, and sshd looks for his keys elsewhere than other programs do.
+"""
 
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
+import tarfile
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +26,8 @@ from nestctl.lab.plan import GuestPlan
 from nestctl.lab.render import render_domain
 from nestctl.lab.seed import render_seed
 from nestctl.model import lab as model
+from nestctl.model.seed import File, Seed, User
+from tests.needs import need_program
 from tests.nested.harness import Lab, run, wait_until
 
 # One process at a time has libvirt's embedded driver.
@@ -41,12 +49,24 @@ with open_connection(choose_uri(None)) as hypervisor:
         print(sorted(it.name() for it in domains.listAllDomains()))
 """
 
-_VM = "        memory_mib: 512\n        disk_gib: 4\n"
+_SUDOERS = """\
+Defaults env_reset, secure_path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+ada ALL=(ALL) NOPASSWD: ALL
+@includedir /etc/sudoers.d
+"""
+_SSHD = "PermitRootLogin no\nMatch User bob\n    AuthorizedKeysFile /etc/ssh/keys-of-%u\n"
+_COMMANDS = (
+    # Her own file of keys does not end with a newline.
+    'keys=$(cat ~ada/.ssh/authorized_keys); printf %s "$keys" > ~ada/.ssh/authorized_keys; chmod o= ~ada',
+    "sed -i '1i umask 077' ~ada/.bashrc",
+)
+
+_ACCOUNTS = {"hv": "ada", "hv-bob": "bob", "hv-root": "root"}
 
 
 @dataclass(frozen=True)
 class Hand:
-    """A hypervisor that somebody has made by hand, and the lab that is to adopt it; `hv` is its alias for OpenSSH."""
+    """A hypervisor that somebody has made by hand, and the lab that is to adopt it; `hv` is ada's way into it."""
 
     lab: Lab
     port: int
@@ -58,7 +78,7 @@ class Hand:
 
     def ssh(self, text: str) -> str:
         config = self.lab.directory / "home/.ssh/config"
-        return run("ssh", "-F", str(config), "hv", text, timeout_s=60).expect(0).stdout
+        return run("ssh", "-F", str(config), "hv", "sudo", "sh", "-c", shlex.quote(text), timeout_s=60).expect(0).stdout
 
     def is_up(self) -> bool:
         config = self.lab.directory / "home/.ssh/config"
@@ -73,9 +93,9 @@ def hand(image: Image, state: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     made = state.parent / "by-hand"
     made.mkdir()
     monkeypatch.setenv("NESTCTL_STATE", str(made))
-    guests = {"hv": model.Guest(memory_mib=1280, nesting=True)}
-    (plan,) = plan_on(read_host(None), model.Lab(name="hand", guests=guests), ())
     keys = ensure_keys(state.parent / "keys.json", ["hv"])
+    guests = {"hv": model.Guest(memory_mib=1280, nesting=True, seed=_seed(keys.client.public))}
+    (plan,) = plan_on(read_host(None), model.Lab(name="hand", guests=guests), ())
     _place_files(plan, keys)
     _write_home(state.parent / "home/.ssh", plan, keys)
     monkeypatch.delenv("NESTCTL_STATE")
@@ -89,11 +109,34 @@ def hand(image: Image, state: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
         hand.lab.expect_nothing_left()
 
 
+def _seed(key: str) -> Seed:
+    return Seed(
+        files=(
+            File(path="/etc/sudoers", content=_SUDOERS, mode="0440"),
+            File(path="/etc/ssh/sshd_config.d/00-own.conf", content=_SSHD),
+            File(path="/etc/ssh/keys-of-bob", content=f"{key}\n"),
+        ),
+        users=tuple(User(name=name, ssh_keys=(key,)) for name in ("ada", "bob")),
+        commands=_COMMANDS,
+    )
+
+
 def _place_files(plan: GuestPlan, keys: LabKeys) -> None:
     Path(plan.disk).parent.mkdir(parents=True)
     Path(plan.seed).write_bytes(render_seed(plan, keys))
+    _add_sudo(Path(plan.seed))
     command = ("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(plan.place.base))
     run(*command, str(plan.disk), f"{plan.disk_gib}G").expect(0)
+
+
+def _add_sudo(seed: Path) -> None:
+    """Put sudo in with the seed: this machine's own, the image is of the same distribution."""
+    need_program("sudo", "sudo")
+    files = run("dpkg", "--listfiles", "sudo").expect(0).stdout.split()
+    with tarfile.open(seed, "a", format=tarfile.USTAR_FORMAT) as archive:
+        for file in map(Path, files):
+            if file.is_file() and not file.is_relative_to("/usr/share") and file != Path("/etc/sudoers"):
+                archive.add(file, str(file).lstrip("/"))
 
 
 def _plain_xml(plan: GuestPlan) -> str:
@@ -115,7 +158,8 @@ def _write_home(directory: Path, plan: GuestPlan, keys: LabKeys) -> None:
     (directory / "key").chmod(0o600)
     (directory / "known_hosts").write_text(f"[127.0.0.1]:{plan.uplink.port} {keys.hosts['hv'].public}\n")
     (directory / "config").write_text(
-        f"Host hv\n    HostName 127.0.0.1\n    Port {plan.uplink.port}\n    User root\n"
+        "".join(f"Host {alias}\n    User {account}\n" for alias, account in _ACCOUNTS.items())
+        + f"Host hv*\n    HostName 127.0.0.1\n    Port {plan.uplink.port}\n"
         f"    IdentityFile {directory}/key\n    UserKnownHostsFile {directory}/known_hosts\n"
     )
 
@@ -125,6 +169,7 @@ def test_an_adopted_domain_is_used_and_left_as_it_was(hand: Hand) -> None:
     _what_cannot_be_adopted_is_said(hand)
     wait_until(hand.is_up, timeout_s=300)
     before, inside = hand.libvirt("show"), _look_inside(hand)
+    _who_may_not_become_root_is_refused(hand)
 
     adopted = lab.nestctl("adopt", "hv1", "hv").expect(0)
     assert "'hv1' (1 CPU, 1280 MiB) can be adopted. Wrote 'lab.yaml'." in adopted.stderr
@@ -133,15 +178,20 @@ def test_an_adopted_domain_is_used_and_left_as_it_was(hand: Hand) -> None:
     assert (plan["name"], plan["action"], plan["guests"][0]["action"]) == ("hv1", "adopt", "create")
     lab.nestctl("up", timeout_s=1800).expect(0)
     _it_is_shown_as_adopted(hand)
+    _it_is_measured(hand)
     _nobody_else_can_have_it(hand)
     assert "nothing to do" in lab.nestctl("plan").expect(0).stdout
     assert "nestctl does not remove it" in lab.nestctl("reset", "hv1").expect(2).stderr
     _the_user_finds_what_was_broken_mended(hand)
 
     lab.nestctl("down", timeout_s=600).expect(0)
-    assert hand.libvirt("show") == before
     assert _look_inside(hand) == inside
     assert "Nothing of the lab 'adopted'" in lab.nestctl("audit", "adopted").expect(0).stderr
+    _a_key_that_sshd_does_not_take_is_taken_back(hand)
+    assert _look_inside(hand) == inside
+    _root_is_let_in_as_well(hand)
+    assert _look_inside(hand) == inside
+    assert hand.libvirt("show") == before
 
 
 def _what_cannot_be_adopted_is_said(hand: Hand) -> None:
@@ -151,6 +201,35 @@ def _what_cannot_be_adopted_is_said(hand: Hand) -> None:
     hand.libvirt("start")
     assert "cannot be reached" in lab.nestctl("adopt", "hv1", "root@127.0.0.1:1").expect(3).stderr
     assert not (lab.directory / "lab.yaml").exists()
+
+
+def _who_may_not_become_root_is_refused(hand: Hand) -> None:
+    lab = hand.lab
+    refused = lab.nestctl("adopt", "hv1", "hv-bob").expect(3).stderr
+    assert "The account 'bob' of 'hv-bob' may not become root there: sudo: a password is required." in refused
+    assert "does not let 'root' in" in lab.nestctl("adopt", "hv1", "hv-root").expect(3).stderr
+    assert not (lab.directory / "lab.yaml").exists()
+
+
+def _a_key_that_sshd_does_not_take_is_taken_back(hand: Hand) -> None:
+    lab = hand.lab
+    hand.ssh("echo 'bob ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/bob")
+    lab.nestctl("adopt", "--force", "hv1", "hv-bob").expect(0)
+    refused = lab.nestctl("up").expect(3).stderr
+    assert "The lab's key was added to the authorized_keys of 'bob' in the domain 'hv1'" in refused
+    assert "authorizedkeysfile" in refused
+    assert lab.nestctl("list", "--json").expect(0).json["labs"] == []
+
+
+def _root_is_let_in_as_well(hand: Hand) -> None:
+    """Without a guest inside: that is done as it was for ada."""
+    lab = hand.lab
+    hand.ssh("rm /etc/ssh/sshd_config.d/00-own.conf && pkill -HUP -o sshd")
+    lab.write("name: adopted\nguests:\n  hv1:\n    adopt: {domain: hv1, ssh: hv-root}\n")
+    lab.nestctl("up").expect(0)
+    assert lab.nestctl("exec", "hv1", "--", "id", "-un").expect(0).stdout == "root\n"
+    assert "nestctl-adopted:adopted" in hand.ssh("cat /root/.ssh/authorized_keys")
+    lab.nestctl("down").expect(0)
 
 
 def _it_is_shown_as_adopted(hand: Hand) -> None:
@@ -165,11 +244,23 @@ def _it_is_shown_as_adopted(hand: Hand) -> None:
     assert (listed["outermost"], listed["running"], listed["adopted"]) == (1, 1, 1)
     variables = lab.nestctl("inventory", "--host", "hv1").expect(0).json
     assert variables["nestctl_is_adopted"] is True
+    assert (variables["ansible_user"], variables["ansible_become"]) == ("ada", True)
+    assert "nestctl: ready" in lab.nestctl("logs", "vm").expect(0).stdout
     assert lab.nestctl("ssh", "vm", "--", "systemd-detect-virt").expect(0).stdout == "kvm\n"
-    assert lab.nestctl("ssh", "hv1", "virsh -q -c qemu:///system list --name").expect(0).stdout.split() == [
-        "adopted-vm"
-    ]
+    seen = lab.nestctl("ssh", "hv1", "id -un; sudo virsh -q -c qemu:///system list --name").expect(0)
+    assert seen.stdout.split() == ["ada", "adopted-vm"]
     assert lab.nestctl("exec", "adopted/*", "--", "hostname").expect(0).stdout == "hv1: hv\nvm: vm\n"
+
+
+def _it_is_measured(hand: Hand) -> None:
+    """KVM's own counters, which only root may read, bear out what is measured in the guest inside."""
+    words = ("bench", "--quick", "--rounds=1", "--workload=hypercall_exit", "--json", "--output", "results")
+    calls = hand.lab.nestctl(*words).expect(0).json["calls"]
+    samples = {call["level"]: sample for call in calls for it in call["outcomes"] for sample in it["samples"]}
+    assert {"hv1", "vm"} <= set(samples)
+    for level in ("hv1", "vm"):
+        assert samples[level]["exits"] >= samples[level]["operations"]
+        assert not samples[level]["void"]
 
 
 def _nobody_else_can_have_it(hand: Hand) -> None:
@@ -184,7 +275,7 @@ def _nobody_else_can_have_it(hand: Hand) -> None:
 
 def _the_user_finds_what_was_broken_mended(hand: Hand) -> None:
     """The lab's key is taken out of the machine, its guest stopped: `up` comes in as the user, as in the beginning."""
-    hand.ssh("sed -i /nestctl-adopted:/d /root/.ssh/authorized_keys; virsh -q -c qemu:///system destroy adopted-vm")
+    hand.ssh("sed -i /nestctl-adopted:/d /home/ada/.ssh/authorized_keys; virsh -q -c qemu:///system destroy adopted-vm")
     assert hand.lab.nestctl("status", "--json").expect(1).json["guests"][0]["state"] == "unreachable"
     hand.lab.nestctl("up", timeout_s=900).expect(0)
     hand.lab.nestctl("status").expect(0)
@@ -193,6 +284,7 @@ def _the_user_finds_what_was_broken_mended(hand: Hand) -> None:
 def _look_inside(hand: Hand) -> str:
     """What an adoption could leave behind there."""
     return hand.ssh(
-        "sha256sum /root/.ssh/authorized_keys; find /var/lib/nestctl | sort; virsh -q -c qemu:///system list --all;"
+        "stat -c '%U %a' /home/ada/.ssh/authorized_keys; sha256sum /root/.ssh/* /home/*/.ssh/*;"
+        "find /var/lib/nestctl | sort; virsh -q -c qemu:///system list --all;"
         "virsh -q -c qemu:///system net-list --all; virsh -q -c qemu:///system nwfilter-list; ls /sys/class/net"
     )

@@ -121,7 +121,7 @@ def test_an_account_that_may_use_sudo_looks_inside_as_root_does(lab: Lab) -> Non
     def look_as(user: str) -> Machine:
         identity = Identity(user=user, client_key=keys.client.private, host_key=keys.hosts["l1"].public)
         with open_ssh("l1.cloudy", route, identity, deadline=deadline) as shell:
-            return look_inside(shell, deadline)
+            return look_inside(shell.as_root(deadline), deadline)
 
     lab.nestctl("exec", "l1", "--", "sh", "-c", LET_ADA_IN).expect(0)
     with pytest.raises(PrerequisiteError, match="may not become root there: sudo: a password is required"):

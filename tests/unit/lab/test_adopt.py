@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from nestctl.lab.nodes import list_nodes
 from nestctl.lab.parse import parse_lab
 from nestctl.lab.plan import walk_plans
 from nestctl.lab.reach import log_command
+from nestctl.lab.serial import console_command
 from nestctl.lab.status import judge
 from nestctl.lab.store import lab_directory
 from nestctl.model.adopt import Adopt
@@ -43,8 +45,8 @@ def _no_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
 
 
-def adopting(name: str = "demo", **changes: Any) -> Lab:
-    guests = {"hv": Guest(adopt=Adopt(domain="hv1", ssh="root@192.0.2.7:2222"), guests={"vm": Guest(**INNER)})}
+def adopting(name: str = "demo", user: str = "root", **changes: Any) -> Lab:
+    guests = {"hv": Guest(adopt=Adopt(domain="hv1", ssh=f"{user}@192.0.2.7:2222"), guests={"vm": Guest(**INNER)})}
     return Lab(**{"name": name, "guests": guests, **changes})
 
 
@@ -96,7 +98,16 @@ def test_the_images_of_its_guests_are_files_in_it_and_disks_in_them() -> None:
         }
     )
     there = Adopted(
-        domain="hv1", uuid=UUID, ssh="h", host="h", port=22, cpus=1, memory_mib=4096, is_emulated=False, host_key="k"
+        domain="hv1",
+        uuid=UUID,
+        ssh="h",
+        user="ada",
+        host="h",
+        port=22,
+        cpus=1,
+        memory_mib=4096,
+        is_emulated=False,
+        host_key="k",
     )
     hv, l2, l3 = walk_plans(plans_of(deep, adopted={"hv": there}))
     (image,) = hv.images
@@ -120,6 +131,7 @@ def test_what_was_lost_inside_is_made_again_and_a_key_that_was_taken_out_is_let_
     assert bench.actions(adopting()) == {"hv": Action.ADOPT, "vm": Action.UNKNOWN}
     bench.up(adopting())
     assert is_settled(bench.plan(adopting()))
+    inside(bench).shell.authorized.clear()
     bench.down(adopting())
     expect_left_alone(bench)
 
@@ -221,6 +233,10 @@ def _no_hypervisor(bench: Bench) -> None:
     inside(bench).shell.lacking = "/dev/kvm"
 
 
+def _deaf(bench: Bench) -> None:
+    bench.world.failing.add("hv")
+
+
 def _small(bench: Bench) -> None:
     domain = bench.machine.hypervisor.domains["hv1"]
     domain.xml = domain.live_xml = XML.replace("4194304", "1000000")
@@ -232,6 +248,11 @@ def _small(bench: Bench) -> None:
         (_another, UsageError, "'hv1' is adopted by the lab 'first' already"),
         (_wrong_machine, UsageError, "is not the domain 'hv1': the machine there has the UUID 11111111"),
         (_no_hypervisor, PrerequisiteError, "is no hypervisor: /dev/kvm is not there"),
+        (
+            _deaf,
+            PrerequisiteError,
+            "was added to the authorized_keys of 'root' in the domain 'hv1', and does not open it",
+        ),
         (_small, PrerequisiteError, "need 512 MiB and it needs 512 MiB itself, and the domain 'hv1' has 976 MiB"),
     ],
 )
@@ -262,6 +283,8 @@ def test_a_domain_is_looked_at_before_it_is_adopted() -> None:
         4096,
         False,
     )
+    with pytest.raises(UsageError, match=r"was adopted as 'ada', and 'root@192\.0\.2\.7' logs in as 'root'"):
+        look_at_domain(Adopt(domain="hv1", ssh="root@192.0.2.7"), _seen(), replace(found, user="ada"))
     with pytest.raises(UsageError, match="There is no domain 'hv1' to adopt"):
         look_at_domain(adopt, _seen(name="other"))
     with pytest.raises(PrerequisiteError, match="'hv1' is off"):
@@ -353,6 +376,24 @@ def test_it_is_shown_for_what_it_is(adoption: Adoption, tmp_path: Path) -> None:
     assert "hv ssh-ed25519 of-the-machine\n" in known
     config = (lab_directory("demo") / "ssh_config").read_text()
     assert "HostName 192.0.2.7\n    Port 2222\n" in config
+
+
+def test_an_account_that_uses_sudo_is_gone_through_as_what_it_is() -> None:
+    bench = bench_with_domain()
+    lab = adopting(user="ada")
+    bench.up(lab)
+    hv, vm = list_nodes(lab)
+    assert (host_variables(hv, {})["ansible_user"], host_variables(hv, {})["ansible_become"]) == ("ada", True)
+    assert host_variables(vm, {})["ansible_user"] == "root"
+    assert "ansible_become" not in host_variables(vm, {})
+    config = (lab_directory("demo") / "ssh_config").read_text().split("Host ")
+    assert ["    User ada" in it for it in config[1:]] == [True, False]
+    assert ["    User root" in it for it in config[1:]] == [False, True]
+    logged = log_command(vm, lines=None, is_followed=False)
+    assert logged[-1] == "sudo -n tail -n +1 -- /var/lib/nestctl/guests/demo/vm.console.log"
+    assert console_command(vm, connect=None)[-1] == "sudo -n virsh -c qemu:///system console demo-vm"
+    bench.down(lab)
+    expect_left_alone(bench)
 
 
 def test_only_what_is_in_a_file_is_copied(tmp_path: Path) -> None:
