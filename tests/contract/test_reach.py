@@ -6,6 +6,7 @@ It answers as l1, and once more behind itself as l2, so that every hop of a gues
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -68,12 +69,16 @@ def test_a_command_that_takes_too_long_is_ended() -> None:
     assert "did not end within 1 s" in guest["trouble"]
 
 
-@pytest.mark.parametrize("words", [("sleep", "612"), ("sleep 612; true",)])
+# The same test runs beside it in other processes: each looks for its own command.
+_LONG = str(600 + os.getpid())
+
+
+@pytest.mark.parametrize("words", [("sleep", _LONG), (f"sleep {_LONG}; true",)], ids=["program", "text"])
 @pytest.mark.parametrize("how", [("--json",), ()])
 def test_what_takes_too_long_is_ended_in_the_guest_too(words: tuple[str, ...], how: tuple[str, ...]) -> None:
     completed = nestctl("exec", "--timeout", "1", *how, "l1", "--", *words)
     assert completed.returncode == (ExitCode.FAILED if how else 124)
-    assert not [it for it in Path("/proc").glob("[0-9]*/cmdline") if _reads(it) == ["sleep", "612"]]
+    assert not [it for it in Path("/proc").glob("[0-9]*/cmdline") if _reads(it) == ["sleep", _LONG]]
 
 
 @pytest.mark.parametrize(("how", "code"), [(("--json",), ExitCode.FAILED), ((), 137)])
