@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nestctl.check.rules.quality import QEMU_OVERHEAD_MIB
 from nestctl.errors import PrerequisiteError
 from nestctl.lab.compare import Action, Change
 from nestctl.lab.plan import GuestPlan, walk_plans
@@ -18,9 +19,6 @@ from nestctl.lab.plan import GuestPlan, walk_plans
 # are slow long before that.
 MOST_VCPUS_A_CPU = 16
 MANY_VCPUS_A_CPU = 4
-
-# Beside a guest's memory QEMU needs some of its own; under TCG its translated code most of all.
-_QEMU_OVERHEAD_MIB = 128
 
 # What begins with a guest that is started.
 STARTING = {Action.CREATE, Action.START, Action.RESTART, Action.RECREATE}
@@ -83,7 +81,7 @@ def assess_room(changes: Iterable[Change], room: Room) -> Admission | None:
     more = [it.plan for it in changes if it.plan and it.action in {Action.CREATE, Action.START}]
     plans = [it.plan for it in changes if it.plan]
     creating = [it.plan for it in changes if it.plan and it.action is Action.CREATE]
-    needed_mib = {plan.name: plan.memory_mib + _QEMU_OVERHEAD_MIB for plan in more}
+    needed_mib = {plan.name: plan.memory_mib + QEMU_OVERHEAD_MIB for plan in more}
     crowds = list(_list_crowds(plans, room.cpus))
     return Admission(
         room=room,

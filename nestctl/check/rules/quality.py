@@ -9,8 +9,11 @@ from nestctl.check.rules.common import Rule, parse_numbers, unknown_finding
 from nestctl.check.settings import read_bool
 from nestctl.model.facts import Fact, Facts, Known, Program, Unknown
 
+# Beside a guest's memory QEMU needs some of its own; under TCG its translated code most of all.
+QEMU_OVERHEAD_MIB = 128
+
 # What the smallest lab takes: an L1 with room for an L2 (templates/labs/single.yaml), its image and its disks.
-LAB_MEMORY_MIB = 2048
+LAB_MEMORY_MIB = 2048 + QEMU_OVERHEAD_MIB
 LAB_DISK_MIB = 4096
 LAB_CPUS = 2
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nestctl.check.findings import Status
+from nestctl.check.recording import read_recording
+from nestctl.check.rules.quality import LAB_MEMORY_MIB, find_memory
 from nestctl.errors import ExitCode, PrerequisiteError
 from nestctl.lab.admission import (
     Room,
@@ -19,8 +23,14 @@ from nestctl.lab.admission import (
 )
 from nestctl.lab.compare import Change, compare
 from nestctl.lab.observe import Inside
+from nestctl.lab.parse import read_lab
+from nestctl.model.facts import Known
+from nestctl.model.facts_document import parse_facts
 from nestctl.model.lab import Guest, Lab
+from nestctl.paths import resource
 from tests.builders import lab_of_depth, plans_of
+
+HOSTS = Path(__file__).parents[2] / "hosts"
 
 MEMINFO = "MemTotal:        4028440 kB\nMemFree:          210000 kB\nMemAvailable:    3145728 kB\n"
 
@@ -63,6 +73,16 @@ def test_guests_that_do_not_fit_are_said_with_their_sum() -> None:
         check_room(all_new(two), room())
     assert raised.value.exit_code == ExitCode.NOT_FOUND_OUT
     assert "memory_mib" in raised.value.hint
+
+
+@pytest.mark.parametrize(("short_mib", "status"), [(0, Status.PASS), (1, Status.WARN)])
+def test_check_and_up_agree_whether_the_smallest_lab_fits(short_mib: int, status: Status) -> None:
+    free_mib = LAB_MEMORY_MIB - short_mib
+    admission = assess_room(all_new(read_lab(resource("templates", "labs/single.yaml"))), room(available_mib=free_mib))
+    assert admission
+    assert (not admission.refusals) is (status is Status.PASS)
+    facts = parse_facts(read_recording(HOSTS / "intel-nested-on").collect())
+    assert find_memory(replace(facts, memory_available_mib=Known(value=free_mib))).status is status
 
 
 def test_a_long_sum_is_shown_short() -> None:
