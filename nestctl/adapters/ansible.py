@@ -19,7 +19,9 @@ from nestctl.adapters.shell import Completed
 from nestctl.deadline import Deadline
 from nestctl.errors import PrerequisiteError, UsageError
 
-HINT = "Install it: script/setup in a checkout, else pip install 'nestctl[ansible]' or apt-get install ansible-core."
+HINT = (
+    "Run script/setup in a checkout; elsewhere 'pipx inject nestctl ansible-core', or 'apt-get install ansible-core'."
+)
 
 
 def list_inventory(inventory: str, *, limit: str = "") -> Any:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
 
+MATPLOTLIB_HINT = "Run script/setup in a checkout; elsewhere 'pipx inject nestctl matplotlib'."
+
 # Okabe and Ito's colours, which people who do not see all colours can tell apart; the marker differs as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -184,7 +186,7 @@ def _render(name: str, height_inches: float, draw: Draw) -> str:
         from matplotlib.figure import Figure as Canvas
     except ImportError as error:
         raise PrerequisiteError(
-            "The HTML report needs matplotlib, which is not installed.", hint="Install nestctl[report]."
+            "The HTML report needs matplotlib, which is not installed.", hint=MATPLOTLIB_HINT
         ) from error
     # The salt keeps the names inside one plot from meaning something in another plot of the same page.
     with rc_context({**STYLE, "svg.hashsalt": name}):

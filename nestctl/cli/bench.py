@@ -227,6 +227,7 @@ def compare(
 def show_measured(measured: Measured, *, as_json: bool) -> None:
     """Print what was measured, and tell the user which files were written."""
     from nestctl import console
+    from nestctl.bench.plots import MATPLOTLIB_HINT
     from nestctl.bench.table import render_table
 
     if as_json:
@@ -237,4 +238,4 @@ def show_measured(measured: Measured, *, as_json: bool) -> None:
     if measured.written.report:
         console.say(f"Report: {measured.written.report}")
     else:
-        console.warn("no HTML report was written: install nestctl[report], which brings matplotlib.")
+        console.warn(f"no HTML report was written, for matplotlib is not installed. {MATPLOTLIB_HINT}")

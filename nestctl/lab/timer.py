@@ -55,7 +55,10 @@ def find_program() -> Path:
         return beside
     if found := shutil.which("nestctl"):
         return Path(found).absolute()
-    raise PrerequisiteError("The program 'nestctl' is not in PATH.", hint="Install nestctl, for example with pipx.")
+    raise PrerequisiteError(
+        "The program 'nestctl' is not in PATH.",
+        hint="Run script/setup in a checkout and use its .venv/bin/nestctl, or 'pipx install /path/to/checkout'.",
+    )
 
 
 def render_unit(name: str, program: Path, connect: str | None, environment: dict[str, str]) -> str:

@@ -266,7 +266,7 @@ def test_without_matplotlib_the_results_are_written_and_the_report_says_what_to_
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(PrerequisiteError) as raised:
         plots.plot_ratios(two_levels_deep())
-    assert "nestctl[report]" in raised.value.hint
+    assert "'pipx inject nestctl matplotlib'" in raised.value.hint
 
 
 def test_the_exit_code_tells_how_the_run_ended() -> None:
