@@ -171,7 +171,10 @@ def list_left_out(settings: Settings) -> tuple[str, ...]:
     if settings.workloads not in (QUICK_WORKLOADS, DEFAULT_WORKLOADS):
         return ()
     names = [workload.name for workload in WORKLOADS if workload.name not in settings.workloads]
-    return (f"Left out, and measured with --full: {', '.join(names)}.",)
+    by_default = [name for name in names if name in DEFAULT_WORKLOADS]
+    by_full = [name for name in names if name not in DEFAULT_WORKLOADS]
+    left_out = (("by default", by_default), ("with --full", by_full))
+    return tuple(f"Left out, and measured {how}: {', '.join(those)}." for how, those in left_out if those)
 
 
 def choose_exit_code(results: Results) -> ExitCode:

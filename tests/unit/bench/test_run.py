@@ -34,10 +34,13 @@ def test_what_is_left_out_is_said_unless_the_workloads_were_named() -> None:
     quick, default, full = choose_settings(is_quick=True), choose_settings(), choose_settings(is_full=True)
     assert set(quick.workloads) < set(default.workloads) < names
     assert {workload.name for workload in choose_workloads(full.workloads)} == names
-    (sentence,) = list_left_out(quick)
-    assert "dirty_log" in sentence
-    assert "cpuid_exit" not in sentence
-    assert "fio_qd32" in list_left_out(default)[0]
+    by_default, by_full = list_left_out(quick)
+    assert by_default.startswith("Left out, and measured by default: ")
+    assert "dirty_log" in by_default
+    assert "cpuid_exit" not in by_default
+    assert by_full.startswith("Left out, and measured with --full: ")
+    assert "fio_qd32" in by_full
+    assert list_left_out(default) == (by_full,)
     assert list_left_out(full) == list_left_out(choose_settings(is_quick=True, workloads=("cpu",))) == ()
 
 
