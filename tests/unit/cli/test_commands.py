@@ -53,6 +53,13 @@ def test_help_is_grouped_and_has_examples_and_exit_codes() -> None:
             assert text in result.stdout
 
 
+def test_the_commands_of_guests_stand_together() -> None:
+    _, _, guests = run("--help").stdout.partition("\nGuests:\n")
+    rows = guests.partition("\n\n")[0].splitlines()
+    names = [row.split()[0] for row in rows if row[2:3] != " "]
+    assert {"ssh", "exec", "cp", "logs", "console"} < set(names)
+
+
 def test_every_command_has_help() -> None:
     for name in (
         "quickstart",
