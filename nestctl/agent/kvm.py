@@ -88,6 +88,9 @@ NOT_PROVED = "It was not tried: --passive only reads."
 PROBE_TIMEOUT_S = 1.0  # a probe takes a hundredth of it, two levels down a third; a guest that hangs is ended
 FIRST_TURNS = 10  # few enough for a backend that needs microseconds per instruction, or an exit of a millisecond
 CALIBRATION_RUNS = 3  # of which each has to be long enough: a single one may have been interrupted
+# Undisturbed runs differ by a few percent. Those of a busy machine do not agree, and more of them have to be long.
+LARGEST_DIFFERENCE = 1.3
+MOST_CALIBRATION_RUNS = 6
 
 
 class Sample(NamedTuple):
@@ -322,27 +325,36 @@ def measure(
     """Time what `run` does in `guest`: double its turns until it takes `target_s`; return `repeats` runs of that many.
 
     A run also has to take ten times what entering the guest costs, which is milliseconds two levels down. Of several
-    runs the shortest decides: on a busy machine a single one says nothing. Raises `TimeoutError` after `timeout_s`.
+    runs the shortest decide: on a busy machine a single one says nothing. Raises `TimeoutError` after `timeout_s`.
     """
     with guest.deadline(timeout_s):
         run(1)  # the first run pays for the guest's page faults
         entry_ns = min(run(1).elapsed_ns for _ in range(CALIBRATION_RUNS))
         enough_ns = max(target_s * 1e9, 10 * entry_ns)
         turns = FIRST_TURNS
-        while len(samples := _long_runs(run, turns, enough_ns)) < CALIBRATION_RUNS:
+        while not (samples := _long_runs(run, turns, enough_ns)):
             turns *= 2
-        return samples[:repeats] + [run(turns) for _ in range(repeats - len(samples))]
+        samples += [run(turns) for _ in range(repeats - len(samples))]
+        return sorted(samples, key=lambda sample: sample.elapsed_ns)[:repeats]
 
 
 def _long_runs(run: Callable[[int], Sample], turns: int, enough_ns: float) -> list[Sample]:
-    """Return runs of equally many turns, up to the first that is too short to be counted."""
+    """Return runs of equally many turns, or none when one of them is too short to be counted.
+
+    Where other work interrupts them all, few turns look long: runs that do not agree are followed by others.
+    """
     samples: list[Sample] = []
-    while len(samples) < CALIBRATION_RUNS:
+    while len(samples) < CALIBRATION_RUNS or not (_agree(samples) or len(samples) == MOST_CALIBRATION_RUNS):
         sample = run(turns)
         if sample.elapsed_ns < enough_ns:
-            break
+            return []
         samples.append(sample)
     return samples
+
+
+def _agree(samples: Sequence[Sample]) -> bool:
+    times_ns = [sample.elapsed_ns for sample in samples[-CALIBRATION_RUNS:]]
+    return max(times_ns) <= LARGEST_DIFFERENCE * min(times_ns)
 
 
 def measure_code(
@@ -380,7 +392,7 @@ def _ask_offers() -> dict[str, bool]:
 
 def _ask_shortest(code: bytes) -> dict[str, int]:
     """Return the run that was disturbed least: what else a machine does can only make it slower."""
-    return min(measure_code(code, repeats=CALIBRATION_RUNS), key=lambda sample: sample.elapsed_ns)._asdict()
+    return measure_code(code)[0]._asdict()
 
 
 ACTIVE_QUESTIONS: dict[str, Callable[[], Any]] = {

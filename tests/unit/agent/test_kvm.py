@@ -7,8 +7,10 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -96,6 +98,30 @@ def test_measuring_gives_as_many_equal_runs_as_asked_and_leaves_nothing_open(cod
     assert len({sample.turns for sample in samples}) == 1
     assert samples[0].elapsed_ns >= 1_000_000
     assert open_descriptors() == before
+
+
+class Undisturbed:
+    """A guest whose turn takes 5 ns, and 0.1 ms to enter; the n-th run is interrupted for the n-th of some times."""
+
+    def __init__(self, stalls_ms: Sequence[int]) -> None:
+        self.stalls_ms = [*stalls_ms]
+
+    def deadline(self, _timeout_s: float) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def run(self, turns: int) -> kvm.Sample:
+        stall_ms = self.stalls_ms.pop(0) if self.stalls_ms else 0
+        return kvm.Sample(turns=turns, elapsed_ns=100_000 + 5 * turns + stall_ms * 1_000_000)
+
+
+@pytest.mark.parametrize(
+    "stalls_ms", [(), (0,) * 4 + (9, 4, 14), (0,) * 4 + (9, 4, 14, 0, 20, 3, 4), (0,) * 7 + (8,) * 2]
+)
+def test_a_busy_machine_does_not_make_a_guest_slow(stalls_ms: Sequence[int]) -> None:
+    guest = Undisturbed(stalls_ms)
+    samples = kvm.measure(cast("kvm.MicroGuest", guest), guest.run, target_s=0.002, repeats=2)
+    assert len(samples) == 2
+    assert 5 < samples[0].ns_per_turn < 6
 
 
 def test_a_guest_that_never_ends_is_ended_by_the_deadline(guest: kvm.MicroGuest) -> None:
