@@ -28,7 +28,7 @@ def run_fresh(
     """Measure as `run_bench` does, with `boot` called after every `settings.fresh` rounds.
 
     The budget counts from `begun_s` on (by the monotonic clock), or from now, and booting is in it.
-    Guests that do not come up again end the run as an interruption does, and the reason is in `left_out`.
+    Guests that do not come up again end the run, and the reason is in `left_out`.
     """
     fresh = settings.fresh or settings.rounds
     parts: list[Results] = []
@@ -88,10 +88,10 @@ def _part(settings: Settings, *, number: int, rounds: int) -> Settings:
 
 
 def _end(results: Results, error: BaseException) -> Results:
-    left_out = results.left_out
-    if isinstance(error, NestctlError):
-        left_out = (*left_out, f"The guests did not come up again for more rounds: {error.message}")
-    return results.model_copy(update={"ending": Ending.INTERRUPTED, "left_out": left_out})
+    if not isinstance(error, NestctlError):
+        return results.model_copy(update={"ending": Ending.INTERRUPTED})
+    left_out = (*results.left_out, f"The guests did not come up again for more rounds: {error.message}")
+    return results.model_copy(update={"ending": Ending.FAILED, "left_out": left_out})
 
 
 def merge_boots(parts: Sequence[Results], settings: Settings) -> Results:

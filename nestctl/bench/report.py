@@ -20,6 +20,7 @@ ENDINGS = {
     Ending.COMPLETE: "",
     Ending.INTERRUPTED: "Partial: the run was interrupted; what is here was measured before.",
     Ending.DEADLINE: "Partial: the time for the run was over; what is here was measured before.",
+    Ending.FAILED: "Partial: the guests did not come up again; what is here was measured before.",
 }
 
 

@@ -185,4 +185,4 @@ def choose_exit_code(results: Results) -> ExitCode:
         return ExitCode.DEADLINE
     visited = {call.level for call in results.calls}
     answered = {call.level for call in results.calls if not call.failure}
-    return ExitCode.FAILED if visited - answered else ExitCode.OK
+    return ExitCode.FAILED if visited - answered or results.ending is Ending.FAILED else ExitCode.OK

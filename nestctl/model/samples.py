@@ -52,6 +52,7 @@ class Ending(StrEnum):
     COMPLETE = "complete"
     INTERRUPTED = "interrupted"
     DEADLINE = "deadline"
+    FAILED = "failed"
 
 
 class Sample(Frozen):

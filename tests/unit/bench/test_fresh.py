@@ -150,12 +150,15 @@ def test_runs_are_compared_whether_later_boots_were_bracketed_or_not() -> None:
     assert {change.level: change.verdict for change in changes} == {"L0": Verdict.SAME, "l1": Verdict.SAME}
 
 
-@pytest.mark.parametrize(("error", "said"), [(GuestError, "did not come up again"), (KeyboardInterrupt, "")])
+@pytest.mark.parametrize(
+    ("error", "ending", "said"),
+    [(GuestError, Ending.FAILED, "did not come up again"), (KeyboardInterrupt, Ending.INTERRUPTED, "")],
+)
 def test_guests_that_do_not_come_up_again_end_the_run_and_what_there_is_is_kept(
-    error: type[BaseException], said: str
+    error: type[BaseException], ending: Ending, said: str
 ) -> None:
     results = run(Lab(fails_at=2, error=error))
-    assert results.ending is Ending.INTERRUPTED
+    assert results.ending is ending
     assert max(call.round for call in results.calls) == 4
     assert said in " ".join(results.left_out)
 

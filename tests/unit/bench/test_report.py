@@ -158,7 +158,7 @@ def test_what_a_guest_says_is_shown_as_text() -> None:
     assert "&lt;script&gt;" in page
 
 
-@pytest.mark.parametrize("ending", [Ending.INTERRUPTED, Ending.DEADLINE])
+@pytest.mark.parametrize("ending", [Ending.INTERRUPTED, Ending.DEADLINE, Ending.FAILED])
 def test_a_partial_run_says_so_first(ending: Ending) -> None:
     assert describe_notes(two_levels_deep(ending=ending)).warnings[0].startswith("Partial:")
     assert "Partial:" in on_terminal(two_levels_deep(ending=ending))
@@ -276,6 +276,7 @@ def test_the_exit_code_tells_how_the_run_ended() -> None:
     assert choose_exit_code(results(LEVELS, [failed])) is ExitCode.FAILED
     assert choose_exit_code(results(LEVELS, [good], ending=Ending.INTERRUPTED)) is ExitCode.INTERRUPTED
     assert choose_exit_code(results(LEVELS, [good], ending=Ending.DEADLINE)) is ExitCode.DEADLINE
+    assert choose_exit_code(results(LEVELS, [good], ending=Ending.FAILED)) is ExitCode.FAILED
 
 
 def test_settings_follow_what_was_asked_for() -> None:
