@@ -12,12 +12,15 @@ from typing import Any, cast
 import pytest
 
 from nestctl.agent import wakes
+from nestctl.agent.flat_guest import CODE_ADDRESS
 from nestctl.agent.native import NotMeasuredError
 
 COUNT = "ds:0x2f00"
 SEND = ["mov ecx,0x830", "mov eax,0x40"]
 END_OF_INTERRUPT = ["mov ecx,0x80b", "xor eax,eax", "xor edx,edx", "wrmsr"]
 TO_SECOND, TO_FIRST = [*SEND, "mov edx,0x1", "wrmsr"], [*SEND, "xor edx,edx", "wrmsr"]
+# Where "cli" is in PING, which is loaded at CODE_ADDRESS.
+BEHIND_HALT = hex(CODE_ADDRESS + wakes.PING.index(b"\xfb\xf4\xfa") + 2)
 
 
 @pytest.mark.skipif(not shutil.which("objdump"), reason="objdump is not installed")
@@ -42,7 +45,7 @@ TO_SECOND, TO_FIRST = [*SEND, "mov edx,0x1", "wrmsr"], [*SEND, "xor edx,edx", "w
         (wakes.SPIN, ["sti", "pause", "jmp 0x1"]),
         (wakes.ANSWER, [f"inc DWORD PTR {COUNT}", *END_OF_INTERRUPT, *TO_FIRST, "iret"]),
         (wakes.TAKE, [f"inc DWORD PTR {COUNT}", *END_OF_INTERRUPT, "iret"]),
-        (wakes.WOKEN, [*END_OF_INTERRUPT, "iret"]),
+        (wakes.WOKEN, [*END_OF_INTERRUPT, f"mov DWORD PTR [esp],{BEHIND_HALT}", "iret"]),
     ],
 )
 def test_machine_code_is_what_its_comments_say(code: bytes, instructions: list[str], tmp_path: Path) -> None:
