@@ -101,12 +101,12 @@ def _known_hosts(found: Mapping[str, Any]) -> tuple[Path, ...]:
 
 
 def _look_up(destination: Destination) -> Mapping[str, Any]:
+    import paramiko  # a lab knows these types without anybody being looked up
+
     lines = [f"    {line}" for line in destination.settings]
     if destination.user:
         lines.append(f"    User {destination.user}")  # for the tokens %r and %u
     text = "\n".join(["Host *", *lines, *_read_files(destination)])
-    import paramiko  # a lab knows these types without anybody being looked up
-
     config = paramiko.SSHConfig()
     try:
         config.parse(io.StringIO(text))

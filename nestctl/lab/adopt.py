@@ -143,10 +143,10 @@ def look_at_machine(adopt: Adopt, *, connect: str | None) -> Adopted:
 
     Raises as `look_at_domain`, `open_user_ssh`, `look_inside` and `check_machine`.
     """
-    with open_connection(choose_uri(connect)) as hypervisor:
-        adopted = look_at_domain(adopt, hypervisor.find_domain(adopt.domain))
     from nestctl.lab.ssh_access import open_as_user  # labs that adopt nothing boot before it is needed
 
+    with open_connection(choose_uri(connect)) as hypervisor:
+        adopted = look_at_domain(adopt, hypervisor.find_domain(adopt.domain))
     deadline = Deadline.after(_LOOK_TIMEOUT_S, f"An answer from '{adopt.ssh}' by SSH")
     with open_as_user(adopt.ssh, deadline) as visit:
         check_machine(look_inside(visit.shell, deadline), adopted)
