@@ -47,7 +47,8 @@ def _run(program: Program, level: Level, above: Level | None, deadline: Deadline
 def _missing(program: Program, shell: Shell, deadline: Deadline) -> Outcome | None:
     if shell.run(("sh", "-c", 'command -v "$0"', program.program), deadline=deadline).exit_code == 0:
         return None
-    return Outcome(workload=program.name, not_measured=f"'{program.program}' is not installed on {shell.where}")
+    cure = f"on Debian 'apt-get install {program.packages}' adds it"
+    return Outcome(workload=program.name, not_measured=f"'{program.program}' is not installed on {shell.where}; {cure}")
 
 
 def _fill(text: str, names: dict[str, str]) -> str:

@@ -20,7 +20,7 @@ from nestctl.paths import resource
 # size the lab file says, and the root file system grows to it at boot.
 DISK_BYTES = 832 * 1024 * 1024
 
-_COMMON_PACKAGES = (
+COMMON_PACKAGES = (
     "systemd-sysv",
     "udev",
     "dbus",
@@ -129,7 +129,7 @@ def read_recipe(root: Path = Path("/")) -> Recipe:
         release=release,
         architecture="amd64",
         sources=sources,
-        packages=(_KERNELS[distribution], *_COMMON_PACKAGES),
+        packages=(_KERNELS[distribution], *COMMON_PACKAGES),
         files_digest=digest_tree(resource("templates", "image")),
     )
 

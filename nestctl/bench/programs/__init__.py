@@ -45,7 +45,8 @@ class Program(Frozen):
     """One file. `command` is for sh on the level, `server` for sh on the level above, before it.
 
     In both, `{port}` is a free port, `{above}` the address of the level above as the guest sees it, and `{address}` the
-    one that the server is to listen on. `how` is what the report shows instead of a long command.
+    one that the server is to listen on. `how` is what the report shows instead of a long command. `packages` are those
+    of Debian that bring `program` and what `command` needs besides; the built image has them (image/recipe.py).
     """
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
@@ -55,6 +56,7 @@ class Program(Frozen):
     scale: float = Field(gt=0)
     about: str
     program: str
+    packages: str
     command: str
     server: str = ""
     how: str = ""

@@ -21,9 +21,11 @@ from nestctl.bench.run_program import run_program
 from nestctl.bench.summary import summarize
 from nestctl.bench.workloads import WORKLOADS
 from nestctl.deadline import Deadline
+from nestctl.image.recipe import COMMON_PACKAGES
 from nestctl.model.samples import Settings
 from tests.unit.bench.builders import Machine
 
+ROOT = Path(__file__).parents[3]
 RECORDED = Path(__file__).parent / "recorded" / "programs"
 PROGRAMS = {program.name: program for program in read_programs()}
 
@@ -106,14 +108,22 @@ def test_a_server_is_started_on_the_level_above_where_the_guest_reaches_it() -> 
     assert any("--bind 127.0.0.1 " in command for command in top.commands)
 
 
+def test_the_packages_of_programs_are_in_the_image_and_in_the_command_for_this_machine() -> None:
+    packages = {package for program in PROGRAMS.values() for package in program.packages.split()}
+    assert packages <= {*COMMON_PACKAGES}
+    page = (ROOT / "docs/explanation/how-we-measure.md").read_text()
+    assert f"\n    apt-get install {' '.join(sorted(packages))}\n" in page
+
+
 def test_what_is_not_there_has_a_reason() -> None:
     absent = {"command -v": (1, ""), "sysbench cpu": (127, ""), "ip -4": (0, "default via 10.9.1.1 dev eth0")}
     alone = Machine(name="L0", shell=ScriptedShell("L0", absent))
     guest = Machine(name="l1", shell=ScriptedShell("l1", absent), above="L0", depth=1)
     assert run_program(network(), alone, None, soon()).not_measured == "there is no level above"
-    assert run_program(network(), guest, alone, soon()).not_measured == "'iperf3' is not installed on l1"
+    iperf3 = run_program(network(), guest, alone, soon())
+    assert iperf3.not_measured == "'iperf3' is not installed on l1; on Debian 'apt-get install iperf3' adds it"
     cpu = run_program(PROGRAMS["sysbench_cpu"], alone, None, soon())
-    assert cpu.not_measured == "'sysbench' is not installed on L0"
+    assert "'sysbench' is not installed on L0" in cpu.not_measured
     found = Machine(name="L0", shell=ScriptedShell("L0", {}))
     lost = Machine(name="l1", shell=ScriptedShell("l1", {}), above="L0", depth=1)
     assert "has no default route" in run_program(network(), lost, found, soon()).not_measured
