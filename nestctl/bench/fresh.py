@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 from nestctl.bench.budget import fit_to_budget
 from nestctl.bench.level import Level
-from nestctl.bench.run import Step, longest_run_s, run_bench
+from nestctl.bench.run import Progress, Step, longest_run_s, run_bench
 from nestctl.bench.summary import is_precise
 from nestctl.bench.workloads import BOOT_TO_SSH
 from nestctl.deadline import Deadline
@@ -23,19 +22,19 @@ def run_fresh(
     settings: Settings,
     title: str,
     step: Step,
-    begun_s: float | None = None,
+    progress: Progress,
 ) -> Results:
     """Measure as `run_bench` does, with `boot` called after every `settings.fresh` rounds.
 
-    The budget counts from `begun_s` on (by the monotonic clock), or from now, and booting is in it.
+    The budget counts from the beginning of `progress` on, and booting is in it.
     Guests that do not come up again end the run, and the reason is in `left_out`.
     """
     fresh = settings.fresh or settings.rounds
     parts: list[Results] = []
-    begun_s, longest_s = time.monotonic() if begun_s is None else begun_s, 0.0
+    longest_s = 0.0
     notes: tuple[str, ...] = ()
     while (done := fresh * len(parts)) < settings.rounds:
-        spent_s = time.monotonic() - begun_s
+        spent_s = progress.spent_s
         if done >= settings.fewest_rounds and _is_enough(parts, settings, spent_s + longest_s):
             break
         try:
@@ -43,20 +42,12 @@ def run_fresh(
                 boot()
             with open_levels() as levels:
                 if not parts:
-                    settings, notes = fit_to_budget(levels, settings, spent_s=time.monotonic() - begun_s)
+                    settings, notes = fit_to_budget(levels, settings, spent_s=progress.spent_s)
                 part = _part(settings, number=len(parts), rounds=min(fresh, settings.rounds - done))
                 deadline = Deadline.after(longest_run_s(levels, part), f"Measuring '{title}'")
                 booting_s = sum(level.boot_s[-1] for level in levels if level.boot_s)
                 parts.append(
-                    run_bench(
-                        levels,
-                        settings=part,
-                        deadline=deadline,
-                        title=title,
-                        step=step,
-                        earlier=merge_boots(parts, settings).calls if parts else (),
-                        most_rounds=settings.rounds,
-                    )
+                    run_bench(levels, settings=part, deadline=deadline, title=title, step=step, progress=progress)
                 )
         except (NestctlError, KeyboardInterrupt) as error:
             if not parts:
@@ -64,7 +55,7 @@ def run_fresh(
             return _end(_merge(parts, settings, notes), error)
         if parts[-1].ending is not Ending.COMPLETE:
             break
-        took_s = time.monotonic() - begun_s - spent_s
+        took_s = progress.spent_s - spent_s
         # The first part had no boot: what 'up' recorded is expected of the next, until one was seen.
         longest_s = max(took_s, longest_s if len(parts) > 2 else 0.0) if done else took_s + booting_s
     return _merge(parts, settings, notes)
@@ -96,12 +87,9 @@ def _end(results: Results, error: BaseException) -> Results:
 
 def merge_boots(parts: Sequence[Results], settings: Settings) -> Results:
     """Make one run of several, each from another boot of the guests, in the order of time."""
-    calls, done = [], 0
-    for number, part in enumerate(parts, start=1):
-        calls += [call.model_copy(update={"boot": number, "round": call.round + done}) for call in part.calls]
-        done += part.settings.rounds
+    calls = tuple(call for part in parts for call in part.calls)
     levels = tuple(_merge_level([part.levels[place] for part in parts]) for place in range(len(parts[0].levels)))
-    last = {"ending": parts[-1].ending, "calls": tuple(calls), "levels": levels, "settings": settings}
+    last = {"ending": parts[-1].ending, "calls": calls, "levels": levels, "settings": settings}
     return parts[0].model_copy(update=last)
 
 

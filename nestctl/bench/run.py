@@ -43,8 +43,30 @@ Step = Callable[[str], AbstractContextManager[None]]
 
 
 @dataclass(kw_only=True)
+class Progress:
+    """How far a run has come, over all boots of its guests: `rounds` are begun, and `bracketed` has levels by name.
+
+    It began at `begun_s` by the monotonic clock. Without `most_rounds` nobody knows how many rounds it will have.
+    """
+
+    begun_s: float = field(default_factory=time.monotonic)
+    most_rounds: int = MOST_ROUNDS
+    boots: int = 0
+    rounds: int = 0
+    bracketed: set[str] = field(default_factory=set)
+
+    @property
+    def spent_s(self) -> float:
+        return time.monotonic() - self.begun_s
+
+    def __str__(self) -> str:
+        most = f" of at most {self.most_rounds}" if self.most_rounds < MOST_ROUNDS else ""
+        return f"Round {self.rounds}{most}"
+
+
+@dataclass(kw_only=True)
 class _Log:
-    """What has been seen so far; an interrupted run is what is in here."""
+    """What has been seen so far in this boot; an interrupted run is what is in here."""
 
     levels: Sequence[Level]
     measured: Sequence[Level]
@@ -54,9 +76,7 @@ class _Log:
     settings: Settings
     title: str
     created: str
-    begun_s: float
-    earlier: Sequence[Call]
-    most_rounds: int
+    progress: Progress
     calls: list[Call] = field(default_factory=list)
     environments: dict[str, dict[str, str]] = field(default_factory=dict)
     setups_ns: dict[str, int] = field(default_factory=dict)
@@ -99,33 +119,28 @@ def run_bench(
     deadline: Deadline,
     title: str = "",
     step: Step = _silently,
-    only: str = "",
-    begun_s: float | None = None,
-    earlier: Sequence[Call] = (),
-    most_rounds: int | None = None,
+    progress: Progress | None = None,
 ) -> Results:
-    """Measure all levels, or `only` the one of that name; `step` shows each round to the user.
+    """Measure levels until the settings are fulfilled; `step` shows each round to the user.
 
-    The budget counts from `begun_s` on (by the monotonic clock), or from now. `earlier` are the calls of the run before
-    its guests were booted anew, and `most_rounds` those of the whole run: rounds are shown with their number in it, and
-    workloads that were bracketed are not again.
+    `progress` is that of a run with several boots, of which this is the next; it is carried on.
     A level that fails, an interruption and the deadline do not raise: they are in the results, with all that was
     measured before. Raises `UsageError` for settings or levels that make no sense.
     """
     _check_names(levels)
+    progress = progress or Progress(most_rounds=settings.rounds)
+    progress.boots += 1
     agents = Agents()
     log = _Log(
         levels=levels,
-        measured=[level for level in levels if only in ("", level.name)],
+        measured=[level for level in levels if level.name in settings.levels or not settings.levels],
         agents=agents,
         brackets=Brackets(levels={level.name: level for level in levels}, agents=agents),
         workloads=choose_workloads(settings.workloads),
         settings=settings,
         title=title,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        begun_s=time.monotonic() if begun_s is None else begun_s,
-        earlier=earlier,
-        most_rounds=most_rounds or settings.rounds,
+        progress=progress,
     )
     ending = Ending.COMPLETE
     try:
@@ -161,27 +176,26 @@ class _Visit:
 
 
 def _run_rounds(log: _Log, deadline: Deadline, step: Step) -> None:
-    settings = log.settings
+    settings, progress = log.settings, log.progress
     names = [workload.name for workload in log.workloads if workload in AGENT_WORKLOADS]
     wanted = {workload.name for workload in log.workloads}
     programs = [program for program in read_programs() if program.name in wanted]
     if not names and not programs:
         return
     longest_s = 0.0
-    done = max((call.round for call in log.earlier), default=0)
-    most = f" of at most {log.most_rounds}" if log.most_rounds < MOST_ROUNDS else ""
     for number, visits in enumerate(_plan_rounds(log.measured, settings), start=1):
-        spent_s = time.monotonic() - log.begun_s
+        spent_s = progress.spent_s
         is_late = settings.budget_s is not None and spent_s + longest_s > settings.budget_s
         if number > settings.fewest_rounds and (is_late or is_precise(log.results(Ending.COMPLETE))):
             return
-        with step(f"Round {done + number}{most}: {', '.join(map(str, visits))}"):
+        progress.rounds += 1
+        with step(f"{progress}: {', '.join(map(str, visits))}"):
             for visit in visits:
                 if names:
-                    log.calls.append(_measure(visit, number, names, deadline, log))
+                    log.calls.append(_measure(visit, names, deadline, log))
                 for program in programs:
-                    log.calls.append(_run_program(program, visit, number, deadline, log))
-        longest_s = max(longest_s, time.monotonic() - log.begun_s - spent_s)
+                    log.calls.append(_run_program(program, visit, deadline, log))
+        longest_s = max(longest_s, progress.spent_s - spent_s)
 
 
 def _plan_rounds(levels: Sequence[Level], settings: Settings) -> Iterator[list[_Visit]]:
@@ -194,17 +208,18 @@ def _plan_rounds(levels: Sequence[Level], settings: Settings) -> Iterator[list[_
         yield generator.sample(visits, len(visits))
 
 
-def _measure(visit: _Visit, number: int, names: Sequence[str], deadline: Deadline, log: _Log) -> Call:
+def _measure(visit: _Visit, names: Sequence[str], deadline: Deadline, log: _Log) -> Call:
     """Measure one level once. Raises `DeadlineError` when there is no time left for the whole run."""
     deadline.check()
-    level, settings = visit.level, log.settings
+    level, settings, bracketed = visit.level, log.settings, log.progress.bracketed
+    is_bracketed = level.above is not None and not visit.is_control and level.name not in bracketed
     arguments = ["measure", f"--samples={settings.samples}", f"--target-ms={settings.target_ms}"]
     arguments += [f"--workload={name}" for name in names]
-    if _is_bracketed(visit, log):
+    if is_bracketed:
         log.brackets.read_exits(level)  # starts the agent above, which is no part of the visit
         arguments += [f"--pause={name}" for name in names if name in _BRACKETED]
     timeout_s = min(_timeout_s(level, len(names), settings), deadline.remaining_s)
-    call = Call(level=level.name, round=number, is_control=visit.is_control, host_begin_ns=clock_ns(), host_end_ns=0)
+    call = _begin_call(visit, log)
     visiting = Deadline.after(timeout_s, f"Measuring '{level.name}'")
     try:
         if level.name not in log.environments:
@@ -217,45 +232,40 @@ def _measure(visit: _Visit, number: int, names: Sequence[str], deadline: Deadlin
     except NestctlError as error:
         return call.model_copy(update={"host_end_ns": clock_ns(), "failure": error.message})
     end_ns = clock_ns()
+    if is_bracketed:
+        bracketed.add(level.name)
     stamps = {"host_end_ns": end_ns, "level_begin_ns": measured.begin_ns, "level_end_ns": measured.end_ns}
     return call.model_copy(update={**stamps, "paused_ns": measured.paused_ns, "outcomes": measured.outcomes})
 
 
-def _is_bracketed(visit: _Visit, log: _Log) -> bool:
-    """Choose a guest's first visit of a run that succeeds, and no other.
+def _begin_call(visit: _Visit, log: _Log) -> Call:
+    return Call(
+        level=visit.level.name,
+        round=log.progress.rounds,
+        boot=log.progress.boots,
+        is_control=visit.is_control,
+        host_begin_ns=clock_ns(),
+        host_end_ns=0,
+    )
 
-    Exits explain a figure and are compared with nothing, so one count does, and each pause costs a level two questions
-    over SSH.
-    """
-    if visit.level.above is None or visit.is_control:
-        return False
-    calls = (call for call in (*log.earlier, *log.calls) if call.level == visit.level.name and not call.is_control)
-    return all(call.level_end_ns is None for call in calls)
 
-
-def _run_program(program: Program, visit: _Visit, number: int, deadline: Deadline, log: _Log) -> Call:
+def _run_program(program: Program, visit: _Visit, deadline: Deadline, log: _Log) -> Call:
     """Run a program once on one level; it is a call of its own, with L0's clock around it."""
     level = visit.level
     above = next((other for other in log.levels if other.name == level.above), None)
     timeout_s = min(_timeout_s(level, 1, log.settings), deadline.remaining_s)
     running = Deadline.after(timeout_s, f"'{program.program}' on '{level.name}'")
     stolen_ns, exits = log.brackets.read_stolen(level, running), log.brackets.read_exits(level)
-    begin_ns = clock_ns()
+    call = _begin_call(visit, log)
     try:
         outcome = run_program(program, level, above, running)
-        bracket = make_bracket(begin_ns, clock_ns(), exits, log.brackets.read_exits(level))
+        bracket = make_bracket(call.host_begin_ns, clock_ns(), exits, log.brackets.read_exits(level))
         outcome = bracket_program(outcome, bracket, stolen_ns, log.brackets.read_stolen(level, running))
     except NestctlError as error:
         deadline.check()
         outcome = Outcome(workload=program.name, not_measured=error.message)
-    return Call(
-        level=level.name,
-        round=number,
-        is_control=visit.is_control,
-        host_begin_ns=begin_ns,
-        host_end_ns=outcome.bracket.host_end_ns if outcome.bracket else clock_ns(),
-        outcomes=(outcome,),
-    )
+    end_ns = outcome.bracket.host_end_ns if outcome.bracket else clock_ns()
+    return call.model_copy(update={"host_end_ns": end_ns, "outcomes": (outcome,)})
 
 
 def bracket_program(outcome: Outcome, bracket: Bracket, before_ns: int | None, after_ns: int | None) -> Outcome:

@@ -12,7 +12,7 @@ from nestctl.bench.budget import fit_to_budget
 from nestctl.bench.fresh import run_fresh
 from nestctl.bench.html import Written, write_results
 from nestctl.bench.pins import pinned
-from nestctl.bench.run import MOST_ROUNDS, longest_run_s, run_bench
+from nestctl.bench.run import MOST_ROUNDS, Progress, longest_run_s, run_bench
 from nestctl.bench.stats import FEWEST_FOR_INTERVAL
 from nestctl.bench.summary import Summary, summarize
 from nestctl.bench.verdicts import read_verdicts
@@ -47,10 +47,6 @@ class _Watch:
 
     begun_ns: int = field(default_factory=time.monotonic_ns)
     taken_ns: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def spent_s(self) -> float:
-        return (time.monotonic_ns() - self.begun_ns) / 1e9
 
     @contextmanager
     def counting(self, what: str) -> Iterator[None]:
@@ -110,6 +106,7 @@ def measure_lab(lab: Lab, *, connect: str | None, settings: Settings, directory:
     Raises `UsageError` when the lab is not up.
     """
     watch = _Watch()
+    progress = Progress(begun_s=watch.begun_ns / 1e9, most_rounds=settings.rounds)
     if settings.fresh:
         expect_settled(lab, connect)
     about: dict[str, dict[str, str]] = {}
@@ -131,24 +128,20 @@ def measure_lab(lab: Lab, *, connect: str | None, settings: Settings, directory:
             boot_anew(lab, connect=connect, step=step)
 
     if settings.fresh:
-        results = run_fresh(
-            open_pinned, boot, settings=settings, title=lab.name, step=step, begun_s=watch.begun_ns / 1e9
-        )
+        results = run_fresh(open_pinned, boot, settings=settings, title=lab.name, step=step, progress=progress)
     else:
         with open_pinned() as there:
-            results = _run_once(there, settings, lab.name, step, watch)
+            results = _run_once(there, settings, lab.name, step, progress)
     results = _add_environment(results, about)
     left_out = (*results.left_out, *list_left_out(results.settings))
     results = results.model_copy(update={"left_out": left_out, "spent": watch.read()})
     return Measured(summary=summarize(results), written=write_results(results, directory))
 
 
-def _run_once(levels: Sequence[OpenLevel], settings: Settings, title: str, step: Step, watch: _Watch) -> Results:
-    settings, notes = fit_to_budget(levels, settings, spent_s=watch.spent_s)
+def _run_once(levels: Sequence[OpenLevel], settings: Settings, title: str, step: Step, progress: Progress) -> Results:
+    settings, notes = fit_to_budget(levels, settings, spent_s=progress.spent_s)
     deadline = Deadline.after(longest_run_s(levels, settings), f"Measuring '{title}'")
-    results = run_bench(
-        levels, settings=settings, deadline=deadline, title=title, step=step, begun_s=watch.begun_ns / 1e9
-    )
+    results = run_bench(levels, settings=settings, deadline=deadline, title=title, step=step, progress=progress)
     return results.model_copy(update={"left_out": (*results.left_out, *notes)})
 
 

@@ -199,7 +199,8 @@ class Settings(Frozen):
 
     Once `fewest_rounds` have been done, no round is begun that would not end within `budget_s`, and none when the
     interval of every ratio has a half width of at most `until` (0.03 is 3 %). The order within a round is drawn with
-    `seed`. An empty list of workloads means all. After `fresh` rounds the guests are booted anew, if it is given.
+    `seed`. An empty list of levels or of workloads means all. After `fresh` rounds the guests are booted anew, if it is
+    given.
     """
 
     rounds: int = Field(default=5, ge=1, le=1000)
@@ -211,6 +212,7 @@ class Settings(Frozen):
     budget_s: float | None = Field(default=None, gt=0, le=1e9)
     fresh: int | None = Field(default=None, ge=1, le=1000)
     seed: Stamp = 0
+    levels: tuple[str, ...] = ()
     workloads: tuple[str, ...] = ()
 
 

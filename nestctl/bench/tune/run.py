@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from nestctl import __version__
 from nestctl.bench.level import Level
-from nestctl.bench.run import longest_run_s, run_bench
+from nestctl.bench.run import Progress, longest_run_s, run_bench
 from nestctl.bench.tune.bed import Bed
 from nestctl.bench.tune.machines import LeftChangedError, changed_machine, expect_seen
 from nestctl.bench.tune.trials import Refusal, Trial, change_lab
@@ -51,9 +51,13 @@ class Tuning:
 
 @dataclass(kw_only=True)
 class _Log:
-    """What has been seen so far, by the name of the trial; the lab as it is has an empty name."""
+    """What has been seen so far, by the name of the trial; the lab as it is has an empty name.
+
+    Each series of boots is a run of its own with its own progress, by its name; so is that of the control.
+    """
 
     measured: dict[str, list[tuple[Visit, Results]]] = field(default_factory=dict)
+    progress: dict[str, Progress] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     trouble: str = ""
 
@@ -128,7 +132,8 @@ def _try(tuning: Tuning, visit: Visit, rounds: int, log: _Log) -> None:
     name = visit.trial.name if visit.trial else ""
     try:
         with tuning.step(f"Round {visit.round} of at most {rounds}: {visit.name}"):
-            results = _boot_and_measure(tuning, visit.trial)
+            progress = log.progress.setdefault(visit.name, Progress())
+            results = _boot_and_measure(tuning, visit.trial, progress)
     except LeftChangedError:
         raise
     except NestctlError as error:
@@ -153,9 +158,9 @@ def _was_interrupted(error: BaseException | None) -> bool:
     return False
 
 
-def _boot_and_measure(tuning: Tuning, trial: Trial | None) -> Results:
+def _boot_and_measure(tuning: Tuning, trial: Trial | None, progress: Progress) -> Results:
     """Boot the guest anew with a trial's change, and measure it once; the change of a machine ends with that."""
-    lab, bed = (change_lab(tuning.lab, trial) if trial else tuning.lab), tuning.bed
+    lab, bed, settings = (change_lab(tuning.lab, trial) if trial else tuning.lab), tuning.bed, tuning.settings
     bed.stop()
     with _changed(bed, trial):
         try:
@@ -163,8 +168,8 @@ def _boot_and_measure(tuning: Tuning, trial: Trial | None) -> Results:
             with bed.open(lab) as way:
                 if trial:
                     _expect_in_effect(trial, way, lab)
-                deadline = Deadline.after(longest_run_s(way, tuning.settings), f"Measuring '{tuning.guest}'")
-                return run_bench(way, settings=tuning.settings, deadline=deadline, title=lab.name, only=tuning.guest)
+                deadline = Deadline.after(longest_run_s(way, settings), f"Measuring '{tuning.guest}'")
+                return run_bench(way, settings=settings, deadline=deadline, title=lab.name, progress=progress)
         finally:
             if trial and trial.setting.is_of_machine:
                 # A module is not loaded again under a guest, and a guest keeps the pages that it was given.

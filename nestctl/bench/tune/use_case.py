@@ -137,6 +137,7 @@ def tune_lab(
 
     Raises `UsageError` when the lab is not up as its file says, or nothing can be tried.
     """
+    node = find_guest(lab, guest)
     settings = Settings(
         rounds=1,
         fewest_rounds=1,
@@ -144,9 +145,9 @@ def tune_lab(
         samples=3,
         target_ms=100,
         seed=seed,
+        levels=(node.name,),
         workloads=tuple(it.name for it in choose_workloads(tuple(workloads) or WORKLOADS)),
     )
-    node = find_guest(lab, guest)
     if node.guest.adopt:
         raise UsageError(f"The guest '{node.name}' is a domain that was adopted: nestctl does not boot it anew.")
     expect_settled(lab, connect)

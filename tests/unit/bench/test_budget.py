@@ -8,7 +8,7 @@ import pytest
 
 from nestctl.bench.budget import estimate_round_s, fit_to_budget
 from nestctl.bench.fresh import run_fresh
-from nestctl.bench.run import run_bench
+from nestctl.bench.run import Progress, run_bench
 from nestctl.bench.use_case import choose_settings, list_left_out
 from nestctl.bench.workloads import DEFAULT_WORKLOADS, QUICK_WORKLOADS
 from nestctl.deadline import Deadline
@@ -69,15 +69,16 @@ def test_the_budget_counts_from_the_beginning_of_the_run() -> None:
     """A minute is gone when the levels have been reached: there is no second round."""
     settings = choose_settings(budget_s=60, workloads=("cpu",), rounds=4)
     deadline = Deadline.after(60, "The test")
-    late = run_bench(lab(), settings=settings, deadline=deadline, begun_s=time.monotonic() - 60)
-    early = run_bench(lab(), settings=settings, deadline=deadline, begun_s=time.monotonic())
+    late = run_bench(lab(), settings=settings, deadline=deadline, progress=Progress(begun_s=time.monotonic() - 60))
+    early = run_bench(lab(), settings=settings, deadline=deadline, progress=Progress())
     assert [max(call.round for call in it.calls) for it in (late, early)] == [1, 4]
 
 
-def fresh_rounds(budget_s: float, *, boot_s: float, begun_s: float | None = None) -> int:
+def fresh_rounds(budget_s: float, *, boot_s: float, spent_s: float = 0) -> int:
     guests = Lab(boot_s=boot_s)
     settings = choose_settings(budget_s=budget_s, workloads=("cpu",), rounds=4, fresh=1)
-    results = run_fresh(guests.open, guests.boot, settings=settings, title="demo", step=guests.step, begun_s=begun_s)
+    progress = Progress(begun_s=time.monotonic() - spent_s)
+    results = run_fresh(guests.open, guests.boot, settings=settings, title="demo", step=guests.step, progress=progress)
     return max(call.round for call in results.calls)
 
 
@@ -85,13 +86,12 @@ def test_a_boot_that_has_no_room_is_not_begun() -> None:
     """Nothing was booted yet when that is decided: what 'up' recorded is expected."""
     assert fresh_rounds(60, boot_s=1000) == 1
     assert fresh_rounds(60, boot_s=1) == 4
-    assert fresh_rounds(60, boot_s=1, begun_s=time.monotonic() - 60) == 1
+    assert fresh_rounds(60, boot_s=1, spent_s=60) == 1
 
 
 def test_a_fresh_run_is_fitted_once_and_says_it() -> None:
     guests = Lab()
-    results = run_fresh(
-        guests.open, guests.boot, settings=choose_settings(budget_s=1.5, rounds=2, fresh=1), title="x", step=guests.step
-    )
+    settings = choose_settings(budget_s=1.5, rounds=2, fresh=1)
+    results = run_fresh(guests.open, guests.boot, settings=settings, title="x", step=guests.step, progress=Progress())
     assert results.settings.workloads == QUICK_WORKLOADS
     assert [note for note in results.left_out if "only those of --quick" in note]

@@ -14,6 +14,7 @@ from nestctl.bench.fresh import run_fresh
 from nestctl.bench.notes import describe_notes
 from nestctl.bench.plots import plot_exits
 from nestctl.bench.report import describe_lines
+from nestctl.bench.run import Progress
 from nestctl.bench.summary import check_clock, summarize
 from nestctl.bench.use_case import choose_settings
 from nestctl.bench.verdicts import read_verdicts
@@ -62,13 +63,9 @@ class Lab:
 
 def run(lab: Lab, **settings: object) -> Results:
     values = {"rounds": 6, "fresh": 2, "workloads": ("cpu", "boot_to_ssh"), "has_control": True, **settings}
-    return run_fresh(
-        lab.open,
-        lab.boot,
-        settings=Settings.model_validate(values),
-        title="demo",
-        step=lab.step,
-    )
+    wanted = Settings.model_validate(values)
+    progress = Progress(most_rounds=wanted.rounds)
+    return run_fresh(lab.open, lab.boot, settings=wanted, title="demo", step=lab.step, progress=progress)
 
 
 @pytest.mark.parametrize(

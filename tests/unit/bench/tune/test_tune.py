@@ -105,7 +105,8 @@ class FakeBed:
         self.happens("open")
         assert self.there == lab
         elapsed_ns = round(self.cost(lab, self.machine) * self.noise.gauss(1000, 20))
-        shells: list[TalkingShell] = [self.machine, self.machine, FakeShell("l2", itertools.repeat(elapsed_ns))]
+        guest = FakeShell("l2", itertools.repeat(elapsed_ns), pauses=True)
+        shells: list[TalkingShell] = [self.machine, self.machine, guest]
         names = ("L0", "l1", "l2")
         yield [
             FakeLevel(name=name, shell=shell, depth=depth, above=names[depth - 1] if depth else None)
@@ -137,7 +138,7 @@ def run(bed: FakeBed, *names: str, rounds: int = 6, budget_s: float | None = Non
         lab=LAB,
         guest="l2",
         bed=bed,
-        settings=Settings(rounds=1, fewest_rounds=1, workloads=("cpu", "boot_in_guest")),
+        settings=Settings(rounds=1, fewest_rounds=1, levels=("l2",), workloads=("cpu", "boot_in_guest")),
         rounds=rounds,
         budget_s=budget_s,
         step=lambda _text: nullcontext(),
@@ -176,6 +177,18 @@ def test_what_helps_is_found_by_as_much_as_it_helps_and_all_is_put_back() -> Non
     assert change.ratio.interval is not None
     assert change.ratio.interval.contains(2 / 3)
     assert same.effect is Effect.NONE
+
+
+def test_each_series_of_boots_is_bracketed_once() -> None:
+    """Pauses cost a level time in every boot, and what a setting does to the exits is the same in all."""
+    results = run(FakeBed(cost=cheaper_without_cache), "cache-none@l2", rounds=3)
+    (tried,) = results.tried
+    assert results.baseline
+    assert tried.results
+    calls = [*results.baseline.calls, *tried.results.calls]
+    assert len(calls) == 9
+    bracketed = [call.is_control for call in calls if any(outcome.bracket for outcome in call.outcomes)]
+    assert sorted(bracketed) == [False, False, True]
 
 
 def test_how_long_each_boot_took_is_one_of_the_figures() -> None:
