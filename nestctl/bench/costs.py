@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from nestctl.model.samples import Call, Results
 
+DEAREST_PAUSES = 0.01  # of the time of samples: half of what all that measuring costs may be
+
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
@@ -32,6 +34,14 @@ def harness_share(results: Results) -> float | None:
     visits = [(_around_ns(call), inside) for call in results.calls if (inside := _inside_ns(call)) is not None]
     inside_ns = sum(inside for _, inside in visits)
     return sum(around - inside for around, inside in visits) / inside_ns if inside_ns > 0 else None
+
+
+def pause_share(call: Call) -> float:
+    """Say what the pauses of a visit cost the level, as a part of its samples; by its own clock, however fast that is.
+
+    In a pause L0 looks at its clock and has the level above count exits.
+    """
+    return call.paused_ns / max(_samples_ns(call), 1)
 
 
 def list_parts(results: Results) -> tuple[Part, ...]:

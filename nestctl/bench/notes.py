@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from nestctl.bench.costs import harness_share, list_parts, measured_share
+from nestctl.bench.costs import DEAREST_PAUSES, harness_share, list_parts, measured_share, pause_share
 from nestctl.bench.report import (
     EMULATED,
     EMULATED_NOTE,
@@ -121,6 +121,7 @@ def _reading(summary: Summary) -> Iterator[str]:
         )
         has_noise = any(row.noise for row in summary.rows)
         yield f"A/A: {name} was visited twice in every round and compared with itself.{inside if has_noise else ''}"
+    yield from _brackets(summary.results)
     yield from _precision(summary)
     if outliers := _count_samples(summary, lambda figure: sum(point.is_outlier for point in figure.points)):
         yield f"Samples that are far from the others, and kept: {outliers}."
@@ -148,6 +149,21 @@ def _intervals(summary: Summary, rounds: int) -> Iterator[str]:
 
 def _has_interval(summary: Summary) -> bool:
     return any(ratio.interval for row in summary.rows for figure in row.figures for ratio in figure.ratios)
+
+
+def _brackets(results: Results) -> Iterator[str]:
+    """Say of each level in how many visits its workloads were looked at from outside, and what that cost it."""
+    said = []
+    for level in results.levels:
+        visits = [call for call in results.calls if call.level == level.name and call.level_end_ns is not None]
+        if bracketed := [call for call in visits if any(outcome.bracket for outcome in call.outcomes)]:
+            cost = f"{format_percent(pause_share(bracketed[0]))} of the time of its samples"
+            said.append(f"in {len(bracketed)} of {len(visits)} visits to {level.name} (pauses for it took {cost})")
+    if said:
+        yield (
+            f"L0's clock, and exits where they are counted, around each workload: {', '.join(said)}. Where pauses take "
+            f"more than {format_percent(DEAREST_PAUSES)} the first visit has to do, which had them in any case."
+        )
 
 
 def _precision(summary: Summary) -> Iterator[str]:

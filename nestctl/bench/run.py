@@ -13,6 +13,7 @@ from nestctl import __version__
 from nestctl.bench.agents import Agents
 from nestctl.bench.boot import read_boots, wants_boots
 from nestctl.bench.brackets import Brackets, add_brackets, clock_ns, make_bracket
+from nestctl.bench.costs import DEAREST_PAUSES, pause_share
 from nestctl.bench.level import Level, control_of
 from nestctl.bench.programs import Program, read_programs
 from nestctl.bench.run_program import run_program
@@ -44,16 +45,17 @@ Step = Callable[[str], AbstractContextManager[None]]
 
 @dataclass(kw_only=True)
 class Progress:
-    """How far a run has come, over all boots of its guests: `rounds` are begun, and `bracketed` has levels by name.
+    """How far a run has come, over all boots of its guests; it began at `begun_s` by the monotonic clock.
 
-    It began at `begun_s` by the monotonic clock. Without `most_rounds` nobody knows how many rounds it will have.
+    `rounds` are begun, of `most_rounds` where it is known how many there will be. `pauses` has by the level's name what
+    its first visit with pauses said that they cost, as a part of its samples.
     """
 
     begun_s: float = field(default_factory=time.monotonic)
     most_rounds: int = MOST_ROUNDS
     boots: int = 0
     rounds: int = 0
-    bracketed: set[str] = field(default_factory=set)
+    pauses: dict[str, float] = field(default_factory=dict)
 
     @property
     def spent_s(self) -> float:
@@ -211,13 +213,12 @@ def _plan_rounds(levels: Sequence[Level], settings: Settings) -> Iterator[list[_
 def _measure(visit: _Visit, names: Sequence[str], deadline: Deadline, log: _Log) -> Call:
     """Measure one level once. Raises `DeadlineError` when there is no time left for the whole run."""
     deadline.check()
-    level, settings, bracketed = visit.level, log.settings, log.progress.bracketed
-    is_bracketed = level.above is not None and not visit.is_control and level.name not in bracketed
+    level, settings = visit.level, log.settings
+    paused = [name for name in names if name in _BRACKETED] if _has_pauses(visit, log.progress) else []
     arguments = ["measure", f"--samples={settings.samples}", f"--target-ms={settings.target_ms}"]
-    arguments += [f"--workload={name}" for name in names]
-    if is_bracketed:
+    arguments += [f"--workload={name}" for name in names] + [f"--pause={name}" for name in paused]
+    if paused:
         log.brackets.read_exits(level)  # starts the agent above, which is no part of the visit
-        arguments += [f"--pause={name}" for name in names if name in _BRACKETED]
     timeout_s = min(_timeout_s(level, len(names), settings), deadline.remaining_s)
     call = _begin_call(visit, log)
     visiting = Deadline.after(timeout_s, f"Measuring '{level.name}'")
@@ -232,10 +233,22 @@ def _measure(visit: _Visit, names: Sequence[str], deadline: Deadline, log: _Log)
     except NestctlError as error:
         return call.model_copy(update={"host_end_ns": clock_ns(), "failure": error.message})
     end_ns = clock_ns()
-    if is_bracketed:
-        bracketed.add(level.name)
     stamps = {"host_end_ns": end_ns, "level_begin_ns": measured.begin_ns, "level_end_ns": measured.end_ns}
-    return call.model_copy(update={**stamps, "paused_ns": measured.paused_ns, "outcomes": measured.outcomes})
+    call = call.model_copy(update={**stamps, "paused_ns": measured.paused_ns, "outcomes": measured.outcomes})
+    if brackets:
+        log.progress.pauses.setdefault(level.name, pause_share(call))
+    return call
+
+
+def _has_pauses(visit: _Visit, progress: Progress) -> bool:
+    """Choose a guest's visits until one has shown what pauses cost it, and all later ones where that is little.
+
+    The first is none of the control: exits are those of the figures, and where pauses are dear it is the only one.
+    """
+    if visit.level.above is None:
+        return False
+    cost = progress.pauses.get(visit.level.name)
+    return not visit.is_control if cost is None else cost <= DEAREST_PAUSES
 
 
 def _begin_call(visit: _Visit, log: _Log) -> Call:

@@ -28,6 +28,7 @@ class FakeShell:
     commands: list[str] = field(default_factory=list)
     conversations: int = 0
     pauses: bool = False
+    paused_ns: int = 0
     exits: int = 1_000_000
     no_exits: str = ""
 
@@ -52,6 +53,7 @@ class FakeShell:
             "schema": "nestctl.measure/1",
             "begin_ns": begin_ns,
             "end_ns": self._clock_ns,
+            "paused_ns": self.paused_ns if any(word.startswith("--pause=") for word in command) else 0,
             "outcomes": [self._outcome(name, cost, begin_ns) for name in names],
         }
         return self._answer(command, json.dumps(document))

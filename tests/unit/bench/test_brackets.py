@@ -5,12 +5,17 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import pytest
 
+from nestctl.adapters.process import LocalShell
+from nestctl.adapters.shell import Completed, Conversation
 from nestctl.agent.__main__ import answer
 from nestctl.bench.brackets import make_bracket
-from nestctl.bench.costs import harness_share
+from nestctl.bench.costs import DEAREST_PAUSES, harness_share, pause_share
 from nestctl.bench.notes import describe_notes
 from nestctl.bench.report import describe_lines
 from nestctl.bench.run import bracket_program, run_bench
@@ -91,6 +96,69 @@ def test_a_program_that_says_it_took_longer_than_l0_saw_is_void() -> None:
     wrong = bracket_program(said, make_bracket(0, SECOND_NS, None, None), None, 25)
     assert wrong.samples[0].void == "it says that it took 2.000 s, and by L0's clock all of it took 1.000 s"
     assert wrong.samples[0].stolen_ns is None
+
+
+def test_exits_of_several_visits_are_their_median() -> None:
+    visits = []
+    for number, exits in enumerate((400, 900, 500), start=1):
+        visit = call("l1", number, "cpu", 5000)
+        bracket = Bracket(host_begin_ns=0, host_end_ns=5000, exits=exits)
+        outcomes = (visit.outcomes[0].model_copy(update={"bracket": bracket}),)
+        visits.append(visit.model_copy(update={"outcomes": outcomes}))
+    row = summarize(results([record("l1")], visits, workloads=choose_workloads(["cpu"]))).rows[0]
+    assert row.figures[0].exits_per_operation == pytest.approx(0.5)
+
+
+class SlowLink:
+    """This machine as if far away: what its agent says and is told takes its time."""
+
+    where = "far away"
+
+    def __init__(self, delay_s: float) -> None:
+        self._delay_s = delay_s
+
+    def run(self, command: Sequence[str], *, deadline: Deadline, stdin: bytes = b"") -> Completed:
+        return LocalShell().run(command, deadline=deadline, stdin=stdin)
+
+    @contextmanager
+    def converse(self, command: Sequence[str]) -> Iterator[Conversation]:
+        with LocalShell().converse(command) as conversation:
+            yield _SlowConversation(conversation, self._delay_s)
+
+
+class _SlowConversation:
+    def __init__(self, conversation: Conversation, delay_s: float) -> None:
+        self._conversation, self._delay_s = conversation, delay_s
+
+    def ask(self, text: bytes, *, deadline: Deadline) -> bytes:
+        time.sleep(self._delay_s)
+        return self._conversation.ask(text, deadline=deadline)
+
+    def end(self, *, deadline: Deadline) -> Completed:
+        return self._conversation.end(deadline=deadline)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("delay_s", "target_ms"), [(0, 100), (0.05, 10)])
+def test_whether_later_visits_are_bracketed_follows_from_what_pauses_took_in_the_first(
+    delay_s: float, target_ms: int
+) -> None:
+    """Real agents. Over the slow link two pauses take 0.1 s for samples of 0.02 s; without it nobody knows before."""
+    levels = [
+        Machine(name="L0", shell=LocalShell()),
+        Machine(name="l1", shell=SlowLink(delay_s), depth=1, above="L0", accelerator="kvm", domain="no-such-guest"),
+    ]
+    settings = Settings(rounds=4, samples=2, target_ms=target_ms, workloads=("cpu", "cpuid_exit"))
+    measured = run_bench(levels, settings=settings, deadline=Deadline.after(60, "The test"))
+    visits = [visit for visit in measured.calls if visit.level == "l1"]
+    brackets = [[outcome.workload for outcome in visit.outcomes if outcome.bracket] for visit in visits]
+    cost = pause_share(visits[0])
+    assert brackets == [["cpu"], *([["cpu"] if cost <= DEAREST_PAUSES else []] * 3)]
+    assert cost > DEAREST_PAUSES or not delay_s
+    assert not any(disagrees(visit, outcome) for visit in visits for outcome in visit.outcomes)
+    (note,) = [it for it in describe_notes(summarize(measured)).reading if "around each workload" in it]
+    assert f"in {len([it for it in brackets if it])} of 4 visits to l1 (pauses for it took" in note
+    assert "L0 (" not in note
 
 
 def test_pauses_are_a_cost_of_measuring() -> None:

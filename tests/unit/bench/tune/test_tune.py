@@ -30,7 +30,7 @@ from nestctl.errors import GuestError, HypervisorError
 from nestctl.model.lab import Guest, Lab
 from nestctl.model.samples import Ending, Settings
 from nestctl.model.tune import TuneResults
-from tests.unit.bench.builders import FakeShell
+from tests.unit.bench.builders import SECOND_NS, FakeShell
 from tests.unit.bench.builders import Machine as FakeLevel
 
 HALT_POLL = "/sys/module/kvm/parameters/halt_poll_ns"
@@ -105,7 +105,7 @@ class FakeBed:
         self.happens("open")
         assert self.there == lab
         elapsed_ns = round(self.cost(lab, self.machine) * self.noise.gauss(1000, 20))
-        guest = FakeShell("l2", itertools.repeat(elapsed_ns), pauses=True)
+        guest = FakeShell("l2", itertools.repeat(elapsed_ns), pauses=True, paused_ns=SECOND_NS)
         shells: list[TalkingShell] = [self.machine, self.machine, guest]
         names = ("L0", "l1", "l2")
         yield [
@@ -180,7 +180,7 @@ def test_what_helps_is_found_by_as_much_as_it_helps_and_all_is_put_back() -> Non
 
 
 def test_each_series_of_boots_is_bracketed_once() -> None:
-    """Pauses cost a level time in every boot, and what a setting does to the exits is the same in all."""
+    """Their pauses are dear, and what a setting does to the exits is the same in every boot."""
     results = run(FakeBed(cost=cheaper_without_cache), "cache-none@l2", rounds=3)
     (tried,) = results.tried
     assert results.baseline
