@@ -6,7 +6,7 @@ import argparse
 from contextlib import nullcontext
 from typing import Any, Mapping
 
-from . import capabilities, cpuid, host, kvm, modules, nested, place, safety, software, system
+from . import capabilities, cpuid, host, kvm, modules, nested, place, proof, safety, software, system
 from .fact import Fact, find_out, unknown
 from .tree import Entry, RecordedTree, Tree
 
@@ -75,7 +75,7 @@ def _is_version_missing(program: Fact) -> bool:
 def _read_kvm(*, passive: bool) -> dict[str, Fact]:
     with nullcontext() if passive else kvm.keep_virtualization_on():
         return {
-            **kvm.read_facts(passive=passive),
+            **proof.read_facts(passive=passive),
             "nested_run": nested.read_fact(passive=passive),
             **_ask_device(passive=passive),
         }
@@ -83,6 +83,6 @@ def _read_kvm(*, passive: bool) -> dict[str, Fact]:
 
 def _ask_device(*, passive: bool) -> dict[str, Fact]:
     return {
-        question: unknown(kvm.NOT_PROVED) if passive else find_out(ask)
+        question: unknown(proof.NOT_PROVED) if passive else find_out(ask)
         for question, ask in capabilities.QUESTIONS.items()
     }

@@ -1,8 +1,7 @@
-"""Ask /dev/kvm, and prove its answers with a micro-guest: a few bytes of machine code and no operating system.
+"""Open /dev/kvm, ask it, and run micro-guests on it: a few bytes of machine code and no operating system.
 
 Numbers and layouts are those of the kernel's <linux/kvm.h> and <asm/kvm.h> for x86_64
-(Documentation/virt/kvm/api.rst explains each call). CPUID is handled inside the kernel, so one KVM_RUN covers thousands
-of exits and what Python itself costs disappears in them.
+(Documentation/virt/kvm/api.rst explains each call).
 """
 
 from __future__ import annotations
@@ -17,11 +16,9 @@ import signal
 import struct
 import time
 from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
-from typing import Any, Callable, Iterator, Mapping, NamedTuple, Sequence
+from typing import Any, Iterator, Mapping, NamedTuple, Sequence
 
-from .device import look_at
-from .fact import Fact, NotFoundOut, find_out, unknown
+from .fact import NotFoundOut
 
 DEVICE = "/dev/kvm"
 
@@ -68,29 +65,6 @@ RFLAGS_RESERVED = 0x2  # bit 1 of RFLAGS always reads 1 (Intel SDM volume 1, 3.4
 # Every code ends by writing to this port, which nothing in the kernel handles (it is QEMU's isa-debug-exit's, too).
 # HLT would wait in the kernel for an interrupt, where the interrupt controller is there.
 END_PORT = 0xF4
-
-# 16-bit code; the prefix 66 makes an operand 32 bits wide (Intel SDM volume 2 has every encoding).
-LOOP_CODE = bytes.fromhex(
-    "66 49"  # again: dec ecx
-    "75 fc"  #        jnz again
-    "e6 f4"  #        out END_PORT, al
-)
-CPUID_CODE = bytes.fromhex(
-    "66 31 c0"  # again: xor eax, eax
-    "0f a2"  #           cpuid        ; leaves through the hypervisor; overwrites eax, ebx, ecx, edx
-    "66 4e"  #           dec esi
-    "75 f7"  #           jnz again
-    "e6 f4"  #           out END_PORT, al
-)
-
-SUPPORTED_API_VERSION = 12  # api.rst, 4.1: "applications should refuse to run if it returns a value other than 12"
-NOT_PROVED = "It was not tried: --passive only reads."
-PROBE_TIMEOUT_S = 1.0  # a probe takes a hundredth of it, two levels down a third; a guest that hangs is ended
-FIRST_TURNS = 10  # few enough for a backend that needs microseconds per instruction, or an exit of a millisecond
-CALIBRATION_RUNS = 3  # of which each has to be long enough: a single one may have been interrupted
-# Undisturbed runs differ by a few percent. Those of a busy machine do not agree, and more of them have to be long.
-LARGEST_DIFFERENCE = 1.3
-MOST_CALIBRATION_RUNS = 6
 
 
 class Sample(NamedTuple):
@@ -317,87 +291,3 @@ def _start_code_segment_at_zero(vcpu: int) -> None:
     CS_BASE.pack_into(segments, 0, 0)
     CS_SELECTOR.pack_into(segments, 12, 0)
     fcntl.ioctl(vcpu, KVM_SET_SREGS, bytes(segments))
-
-
-def measure(
-    guest: MicroGuest, run: Callable[[int], Sample], *, target_s: float, repeats: int = 1, timeout_s: float = 5.0
-) -> list[Sample]:
-    """Time what `run` does in `guest`: double its turns until it takes `target_s`; return `repeats` runs of that many.
-
-    A run also has to take ten times what entering the guest costs, which is milliseconds two levels down. Of several
-    runs the shortest decide: on a busy machine a single one says nothing. Raises `TimeoutError` after `timeout_s`.
-    """
-    with guest.deadline(timeout_s):
-        run(1)  # the first run pays for the guest's page faults
-        entry_ns = min(run(1).elapsed_ns for _ in range(CALIBRATION_RUNS))
-        enough_ns = max(target_s * 1e9, 10 * entry_ns)
-        turns = FIRST_TURNS
-        while not (samples := _long_runs(run, turns, enough_ns)):
-            turns *= 2
-        samples += [run(turns) for _ in range(repeats - len(samples))]
-        return sorted(samples, key=lambda sample: sample.elapsed_ns)[:repeats]
-
-
-def _long_runs(run: Callable[[int], Sample], turns: int, enough_ns: float) -> list[Sample]:
-    """Return runs of equally many turns, or none when one of them is too short to be counted.
-
-    Where other work interrupts them all, few turns look long: runs that do not agree are followed by others.
-    """
-    samples: list[Sample] = []
-    while len(samples) < CALIBRATION_RUNS or not (_agree(samples) or len(samples) == MOST_CALIBRATION_RUNS):
-        sample = run(turns)
-        if sample.elapsed_ns < enough_ns:
-            return []
-        samples.append(sample)
-    return samples
-
-
-def _agree(samples: Sequence[Sample]) -> bool:
-    times_ns = [sample.elapsed_ns for sample in samples[-CALIBRATION_RUNS:]]
-    return max(times_ns) <= LARGEST_DIFFERENCE * min(times_ns)
-
-
-def measure_code(
-    code: bytes, target_s: float = 0.002, repeats: int = 1, timeout_s: float = PROBE_TIMEOUT_S
-) -> list[Sample]:
-    """Time a loop in a guest: `LOOP_CODE` takes about 1 ns per turn where hardware runs it, `CPUID_CODE` an exit.
-
-    Raises OSError when /dev/kvm cannot be used, `TimeoutError` (also one) when `timeout_s` is over, and `NotFoundOut`.
-    """
-    with open_device() as device, open_micro_guest(device) as guest:
-        return measure(guest, partial(guest.run, code), target_s=target_s, repeats=repeats, timeout_s=timeout_s)
-
-
-def read_facts(*, passive: bool = False) -> dict[str, Fact]:
-    """Find out, question by question, what /dev/kvm can do; a question that fails leaves the others.
-
-    With `passive` it is looked at from outside and not opened.
-    """
-    questions = {
-        question: unknown(NOT_PROVED) if passive else find_out(ask) for question, ask in ACTIVE_QUESTIONS.items()
-    }
-    return {"device": find_out(partial(look_at, DEVICE)), **questions}
-
-
-def _ask_api_version() -> int:
-    with open_device() as device:
-        return read_api_version(device)
-
-
-def _ask_offers() -> dict[str, bool]:
-    with open_device() as device:
-        cpuid = read_supported_cpuid(device)
-    return {"vmx": cpuid.offers_vmx, "svm": cpuid.offers_svm}
-
-
-def _ask_shortest(code: bytes) -> dict[str, int]:
-    """Return the run that was disturbed least: what else a machine does can only make it slower."""
-    return measure_code(code)[0]._asdict()
-
-
-ACTIVE_QUESTIONS: dict[str, Callable[[], Any]] = {
-    "api_version": _ask_api_version,
-    "offers": _ask_offers,
-    "loop": partial(_ask_shortest, LOOP_CODE),
-    "cpuid_exit": partial(_ask_shortest, CPUID_CODE),
-}

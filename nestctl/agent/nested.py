@@ -9,16 +9,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Iterator
 
 from .fact import Fact, NotFoundOut, find_out, unknown
-from .kvm import (
-    CALIBRATION_RUNS,
-    NOT_PROVED,
-    PROBE_TIMEOUT_S,
-    Sample,
-    measure,
-    open_device,
-    open_micro_guest,
-    read_supported_cpuid,
-)
+from .kvm import Sample, open_device, open_micro_guest, read_supported_cpuid
+from .proof import CALIBRATION_RUNS, NOT_PROVED, PROBE_TIMEOUT_S, measure
 
 if TYPE_CHECKING:  # what follows is loaded only where KVM offers VMX or SVM: the check starts fast
     from .micro_hypervisor import MicroHypervisor
@@ -51,7 +43,7 @@ def open_micro_hypervisor(device: int) -> Iterator[MicroHypervisor]:
 def measure_nested_exit(target_s: float = TARGET_S, repeats: int = 1, timeout_s: float = 5.0) -> list[Sample]:
     """Time the exits of a guest's guest to its hypervisor, and back; turns are exits, each checked by that hypervisor.
 
-    Raises as `kvm.measure_loop` does, and `micro_hypervisor.ProofFailed` (a `NotFoundOut`) when it does not work.
+    Raises as `proof.measure_code` does, and `micro_hypervisor.ProofFailed` (a `NotFoundOut`) when it does not work.
     """
     with open_device() as device, open_micro_hypervisor(device) as hypervisor:
         return measure(hypervisor.guest, hypervisor.run, target_s=target_s, repeats=repeats, timeout_s=timeout_s)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nestctl.agent import kvm
+from nestctl.agent import proof
 from nestctl.agent.assembler import FORMS, REGISTERS_32, REGISTERS_64, AssemblyError, assemble
 from tests.needs import need_program
 
@@ -88,7 +88,7 @@ def test_names_stand_for_numbers() -> None:
 def test_the_micro_guest_is_what_its_comments_say() -> None:
     loop = assemble("again: dec ecx\n jnz again\n out 0xF4, al", bits=16)
     leaving = assemble("again: xor eax, eax\n cpuid\n dec esi\n jnz again\n out 0xF4, al", bits=16)
-    assert (loop.code, leaving.code) == (kvm.LOOP_CODE, kvm.CPUID_CODE)
+    assert (loop.code, leaving.code) == (proof.LOOP_CODE, proof.CPUID_CODE)
 
 
 @pytest.mark.parametrize(

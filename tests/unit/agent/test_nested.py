@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from nestctl.agent import kvm, micro_hypervisor, nested, svm, vmcs, vmx
+from nestctl.agent import kvm, micro_hypervisor, nested, proof, svm, vmcs, vmx
 from nestctl.agent.assembler import Program, assemble
 from nestctl.agent.micro_hypervisor import (
     CR0,
@@ -180,7 +180,7 @@ def test_a_vmx_instruction_that_failed_is_named_with_its_error() -> None:
 
 
 def test_passive_does_not_try() -> None:
-    assert nested.read_fact(passive=True) == {"unknown": kvm.NOT_PROVED}
+    assert nested.read_fact(passive=True) == {"unknown": proof.NOT_PROVED}
 
 
 def test_on_this_machine_it_works_or_says_why_it_was_not_tried() -> None:
