@@ -6,11 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nestctl.bench.use_case import Measured, choose_settings, measure_lab
-from nestctl.errors import NestctlError
 from nestctl.lab.converge import up
 from nestctl.lab.level import Step
 from nestctl.lab.parse import parse_lab
-from nestctl.lab.remove import down
+from nestctl.lab.remove import clean_up, down
 from nestctl.model.lab import Lab
 from nestctl.paths import resource
 
@@ -39,16 +38,8 @@ def run_quickstart(
         measured = measure_lab(
             lab, connect=connect, settings=choose_settings(is_quick=True, seed=seed), directory=directory, step=step
         )
-    except BaseException as failure:
-        # What went wrong first is what the user has to know; that it could not be cleaned up comes beside it.
-        try:
-            down(lab.name, connect=connect, step=step, warn=warn)
-        except NestctlError as error:
-            # Where libvirt cannot be reached nothing was made, and both say so.
-            if str(error) != str(failure):
-                warn(
-                    f"the lab '{lab.name}' could not be removed: {error.message} 'nestctl down {lab.name}' tries again."
-                )
+    except BaseException:
+        clean_up(lab.name, connect=connect, step=step, warn=warn)
         raise
     down(lab.name, connect=connect, step=step, warn=warn)
     return measured

@@ -59,6 +59,19 @@ def down(name: str, *, connect: str | None, step: Step, warn: Callable[[str], No
         return remove(Level(shell=LocalShell(), hypervisor=hypervisor), name, step=step, warn=warn, access=SshAccess())
 
 
+def clean_up(name: str, *, connect: str | None, step: Step, warn: Callable[[str], None]) -> None:
+    """Remove a lab after something that the user has to know first: what keeps it from going is a warning beside it.
+
+    `up` makes a lab's directory before anything else, so without one there is nothing of it to be removed.
+    """
+    if not lab_directory(name).exists():
+        return
+    try:
+        down(name, connect=connect, step=step, warn=warn)
+    except NestctlError as error:
+        warn(f"the lab '{name}' could not be removed: {error.message} 'nestctl down {name}' tries again.")
+
+
 def remove(level: Level, name: str, *, step: Step, warn: Callable[[str], None], access: Access) -> bool:
     """Do what `down` does, on a level that is open."""
     is_there = lab_directory(name).exists() or bool(list_own_domains(level.hypervisor, name))

@@ -20,7 +20,7 @@ from nestctl.lab.level import Step
 from nestctl.lab.nodes import Node, list_nodes, select_nodes
 from nestctl.lab.part import remove_guests
 from nestctl.lab.reach import Outcome, do_on_all, run_on
-from nestctl.lab.remove import down
+from nestctl.lab.remove import clean_up
 from nestctl.lab.store import lab_directory
 from nestctl.model.lab import Lab
 
@@ -111,14 +111,14 @@ def run_lab(
             outcomes = run_task(task, lab, nodes, step)
     except BaseException:
         if not was_there:
-            _clean_up(lab, connect=connect, step=step, warn=warn)
+            clean_up(lab.name, connect=connect, step=step, warn=warn)
         raise
     result = RunResult(lab=lab.name, task=task, outcomes=outcomes, duration_s=time.monotonic() - begun_s)
     if was_there:
         return result
     kept = {outcome.node.path[0] for outcome in result.failed} if keep_failed else set()
     if not kept:
-        _clean_up(lab, connect=connect, step=step, warn=warn)
+        clean_up(lab.name, connect=connect, step=step, warn=warn)
         return result
     try:
         remove_guests(lab, [name for name in lab.guests if name not in kept], connect=connect, step=step)
@@ -203,11 +203,3 @@ def _bring_up(
             raise
         # Some guests are up: what is to be run is run in them, and the others' rows say that they are not there.
         warn(error.message)
-
-
-def _clean_up(lab: Lab, *, connect: str | None, step: Step, warn: Callable[[str], None]) -> None:
-    try:
-        down(lab.name, connect=connect, step=step, warn=warn)
-    except NestctlError as error:
-        # What went wrong first, and what came of the run, is what the user has to know.
-        warn(f"the lab '{lab.name}' could not be removed: {error.message} 'nestctl down {lab.name}' tries again.")

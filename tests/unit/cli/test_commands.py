@@ -396,8 +396,8 @@ def test_a_plan_that_does_not_fit_is_shown_with_its_sums_and_refused_as_up_does(
 )
 def test_no_image_is_built_for_a_connection_that_is_none(somewhere: Path, uri: str, exit_code: int, said: str) -> None:
     run("init")
-    for words in (("up",), ("quickstart",)):
-        refused = nestctl(*words, "--connect", uri)
+    for command, *words in (("up",), ("quickstart",), ("run", "lab.yaml", "--", "true")):
+        refused = nestctl(command, "--connect", uri, *words)
         assert refused.returncode == exit_code, refused.stderr
         assert refused.stderr.count(said) == 1
         assert "Building" not in refused.stderr
