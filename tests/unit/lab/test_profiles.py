@@ -37,6 +37,17 @@ def test_a_foreign_hypervisor_gets_devices_that_it_has_drivers_for(guest: str, d
     assert parse_xml(text).find("cpu/feature[@name='vmx'][@policy='require']") is not None
 
 
+@pytest.mark.parametrize("guest", ["esxi", "windows"])
+def test_what_is_on_the_disk_is_started_before_what_installs_it_and_the_seed_never(guest: str) -> None:
+    root = parse_xml((HERE / "profiles-intel" / f"{guest}.domain.xml").read_text())
+    orders = {it.findtext("serial", "cdrom"): it.find("boot") for it in root.iterfind("devices/disk")}
+    assert {name: it.get("order") for name, it in orders.items() if it is not None} == {
+        "nestctl-root": "1",
+        "cdrom": "2",
+    }
+    assert root.find("os/boot") is None
+
+
 def test_only_intel_has_the_enlightened_vmcs_and_only_kvm_enlightens() -> None:
     intel, emulated = (
         (HERE / case / "hyper-v.domain.xml").read_text() for case in ("profiles-intel", "profiles-emulated")
