@@ -195,8 +195,9 @@ def _explain(error: OSError, program: str) -> PrerequisiteError:
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """End a process with all it started, where it has not ended: ask first, then insist after five seconds."""
-    if process.poll() is not None:
+    """End a process with all it started, unless it was waited for: ask first, then insist after five seconds."""
+    # One that has ended, and was not waited for, keeps the group's number, in which others may run on.
+    if process.returncode is not None:
         return
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError, PermissionError):

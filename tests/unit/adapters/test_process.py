@@ -53,6 +53,17 @@ def test_a_command_that_ignores_the_request_is_made_to_end(tmp_path: Path) -> No
         os.kill(pid, 0)
 
 
+def test_what_a_command_has_left_running_ends_with_it(tmp_path: Path) -> None:
+    # The shell ends at once; what it started holds its output open.
+    script = 'sleep 600 & echo $! > "$1"'
+    with pytest.raises(DeadlineError):
+        LocalShell().run(("sh", "-c", script, "sh", str(tmp_path / "pid")), deadline=Deadline.after(0.3, "It"))
+    stat = Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}/stat")
+    for _ in soon().poll():
+        if not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z":
+            return
+
+
 def test_a_quick_command_is_not_held_up_by_its_deadline() -> None:
     begun_s = time.monotonic()
     LocalShell().run(("true",), deadline=Deadline.after(3600, "It"))
