@@ -38,9 +38,7 @@ def limit_domain(domain: Any, limits: Mapping[str, int | None]) -> None:
     if given := {key: (limits[name] or 0) * unit for name, (key, unit) in _DISK_LIMITS.items() if name in limits}:
         given |= {libvirt.VIR_DOMAIN_BLOCK_IOTUNE_GROUP_NAME: DISK_GROUP}
         for target in root.iterfind("devices/disk/target"):
-            domain.setBlockIoTune(
-                target.get("dev"), given | {libvirt.VIR_DOMAIN_BLOCK_IOTUNE_GROUP_NAME: DISK_GROUP}, live
-            )
+            domain.setBlockIoTune(target.get("dev"), given, live)
     if rates := {key: (limits[name] or 0) * 125 for name, key in _NETWORK_LIMITS.items() if name in limits}:
         for mac in root.iterfind("devices/interface/mac"):
             domain.setInterfaceParameters(mac.get("address"), rates, live)
