@@ -90,13 +90,9 @@ class Hypervisor:
 
     def find_domain(self, name: str) -> Domain | None:
         """Find a domain by its name; None when there is none."""
-        with _errors(f"look for the domain '{name}' on {self.where}"):
-            try:
-                return _observe(self.connection.lookupByName(name))
-            except libvirt.libvirtError as error:
-                if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-                    return None
-                raise
+        with _errors(f"look for the domain '{name}' on {self.where}"), _gone(libvirt.VIR_ERR_NO_DOMAIN):
+            return _observe(self.connection.lookupByName(name))
+        return None
 
     def define_domain(self, xml: str) -> None:
         """Define a domain, checked against libvirt's schema (elements it does not know are errors, not ignored)."""
@@ -169,7 +165,7 @@ class Hypervisor:
             limit_domain(domain, limits)
 
     def list_networks(self) -> tuple[Network, ...]:
-        """List the networks; none where the driver has no networks at all (qemu:///embed)."""
+        """List the networks, but those removed meanwhile; none where the driver has none at all (qemu:///embed)."""
         try:
             networks = self.connection.listAllNetworks()
         except libvirt.libvirtError as error:
@@ -177,7 +173,7 @@ class Hypervisor:
                 return ()
             raise explain(error, f"list the networks of {self.where}") from error
         with _errors(f"list the networks of {self.where}"):
-            return tuple(Network(name=it.name(), is_active=bool(it.isActive()), xml=it.XMLDesc()) for it in networks)
+            return tuple(it for network in networks if (it := _observe_network(network)))
 
     def has_networks(self) -> bool:
         """Tell whether the driver has networks at all."""
@@ -216,7 +212,7 @@ class Hypervisor:
                 return ()
             raise explain(error, f"list the filters of {self.where}") from error
         with _errors(f"list the filters of {self.where}"):
-            return tuple(Filter(name=it.name(), uuid=it.UUIDString(), xml=it.XMLDesc()) for it in filters)
+            return tuple(it for found in filters if (it := _observe_filter(found)))
 
     def define_filter(self, xml: str) -> None:
         """Define a network filter, or change it: for guests that run, too."""
@@ -338,7 +334,7 @@ def _run_event_loop() -> None:
 
 def _observe(domain: Any) -> Domain | None:
     """Read a domain; None when it is not there any more."""
-    try:
+    with _gone(libvirt.VIR_ERR_NO_DOMAIN):
         is_running = bool(domain.isActive())
         return Domain(
             name=domain.name(),
@@ -346,10 +342,31 @@ def _observe(domain: Any) -> Domain | None:
             xml=domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE),
             live_xml=domain.XMLDesc() if is_running else "",
         )
+    return None
+
+
+def _observe_network(network: Any) -> Network | None:
+    """Read a network; None when it is not there any more."""
+    with _gone(libvirt.VIR_ERR_NO_NETWORK):
+        return Network(name=network.name(), is_active=bool(network.isActive()), xml=network.XMLDesc())
+    return None
+
+
+def _observe_filter(it: Any) -> Filter | None:
+    """Read a network filter; None when it is not there any more."""
+    with _gone(libvirt.VIR_ERR_NO_NWFILTER):
+        return Filter(name=it.name(), uuid=it.UUIDString(), xml=it.XMLDesc())
+    return None
+
+
+@contextmanager
+def _gone(code: int) -> Iterator[None]:
+    """Pass over libvirt's word that something is not there: others remove things, too."""
+    try:
+        yield
     except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-            return None
-        raise
+        if error.get_error_code() != code:
+            raise
 
 
 def _destroy(domain: Any) -> None:

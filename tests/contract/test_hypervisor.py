@@ -110,6 +110,36 @@ def test_a_domain_that_goes_while_they_are_listed_is_left_out() -> None:
     assert Hypervisor(where="this machine", uri="test:///default", connection=Listing()).list_domains() == ()
 
 
+def test_networks_and_filters_that_go_while_they_are_listed_are_left_out() -> None:
+    connection = libvirt.open("test:///default")
+    network = connection.networkLookupByName("default")
+    network.destroy()
+    network.undefine()
+
+    class Filter:
+        def name(self) -> str:
+            return "gone"
+
+        def UUIDString(self) -> str:  # noqa: N802 - libvirt's name
+            return ""
+
+        def XMLDesc(self) -> str:  # noqa: N802
+            # The test driver has no filters; its networks' error is raised, with the code of a filter's.
+            error = libvirt.libvirtError("gone")
+            error.err = (libvirt.VIR_ERR_NO_NWFILTER, *[None] * 8)
+            raise error
+
+    class Listing:
+        def listAllNetworks(self) -> list[libvirt.virNetwork]:  # noqa: N802
+            return [network]
+
+        def listAllNWFilters(self) -> list[Filter]:  # noqa: N802
+            return [Filter()]
+
+    hypervisor = Hypervisor(where="this machine", uri="test:///default", connection=Listing())
+    assert (hypervisor.list_networks(), hypervisor.list_filters()) == ((), ())
+
+
 def test_a_domain_is_removed_and_no_other(embedded: Hypervisor) -> None:
     """Not on the test driver: it knows no managed save and no nvram that could be removed with a domain."""
     embedded.define_domain(render_domain(PLAN))
