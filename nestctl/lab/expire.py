@@ -45,14 +45,23 @@ def expire_labs(
 ) -> tuple[Seen, ...]:
     """Look at every lab of this machine, and do what is due: tell its guests, stop them, or delete all of it.
 
-    One lab's failure is its row's, and keeps no other from its end.
+    Each is looked at when its turn has come: the one before may have taken minutes, and its end may have been put off
+    meanwhile. One lab's failure is its row's, and keeps no other from its end.
     """
     uri = choose_uri(connect)
+    seen = []
+    for name in [it.lab for it in _read_expiries(uri)]:
+        for lab in [it for it in _read_expiries(uri) if it.lab == name]:
+            due = assess(lab, now, warn_before)
+            seen.append(_expire_one(lab, due, connect, now, is_dry_run, step, warn))
+    return tuple(seen)
+
+
+def _read_expiries(uri: str) -> tuple[LabExpiry, ...]:
     if not has_domains(uri):
         return ()
     with open_connection(uri) as hypervisor:
-        labs = list_expiries(hypervisor.list_domains())
-    return tuple(_expire_one(lab, assess(lab, now, warn_before), connect, now, is_dry_run, step, warn) for lab in labs)
+        return list_expiries(hypervisor.list_domains())
 
 
 def _expire_one(
@@ -76,6 +85,8 @@ def _expire_one(
             down(lab.lab, connect=connect, step=step, warn=warn)
     except NestctlError as error:
         trouble = error.message
+    except OSError as error:
+        trouble = str(error)
     return Seen(lab=lab.lab, expiry=lab.expiry, due=due, trouble=trouble)
 
 
@@ -91,6 +102,7 @@ def _stop(name: str, connect: str | None, step: Step) -> None:
 def _tell_guests(name: str, expiry: Expiry, now: datetime) -> None:
     minutes = max(1, round((expiry.at - now).total_seconds() / 60))
     become = "is stopped" if expiry.action == "stop" else "is deleted with all that is on it"
-    text = f"nestctl: this machine {become} in {minutes} minutes. Whoever runs the lab can put it off."
+    when = f"{minutes} minute{'s' if minutes > 1 else ''}"
+    text = f"nestctl: this machine {become} in {when}. Whoever runs the lab can put it off."
     deadline = Deadline.after(_TELLING_S, f"Telling the guests of '{name}'")
     run_on_all(list_nodes(read_kept_lab(name)), ("wall", text), deadline)

@@ -38,15 +38,38 @@ for name, ttl, action, age_h in (row.split(",") for row in sys.argv[1:]):
         ensure_expiry(hypervisor, lab, now_utc() - timedelta(hours=int(age_h)))
 """
 
+# While the first lab is removed, somebody puts the end of the second off.
+PUT_OFF_MEANWHILE = """
+from contextlib import contextmanager
+from datetime import timedelta
+from nestctl.lab.expire import expire_labs
+from nestctl.lab.lifetime import extend_lab, now_utc
+@contextmanager
+def step(text, *, lab="", node="", level=0):
+    assert lab == "new", lab
+    extend_lab("old", timedelta(hours=9), connect=None, now=now_utc())
+    yield
+seen = expire_labs(
+    connect=None, now=now_utc(), warn_before=timedelta(), is_dry_run=False, step=step, warn=print
+)
+print([(it.lab, it.due.value, it.trouble) for it in seen])
+"""
+
 
 def define(*rows: str) -> None:
     """Have labs of one guest: 'NAME,TTL,ACTION,AGE' with the hours for which it has been there."""
-    root = Path(__file__).parents[2]
     for row in rows:
         keep_lab(lab_of_depth(1, row.split(",")[0]))
-    subprocess.run(
-        [sys.executable, "-c", DEFINE, *rows], check=True, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}
+    run_python(DEFINE, *rows)
+
+
+def run_python(source: str, *words: str) -> str:
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    completed = subprocess.run(
+        [sys.executable, "-c", source, *words], check=True, cwd=root, env=environment, stdout=subprocess.PIPE, text=True
     )
+    return completed.stdout
 
 
 def expire(*words: str) -> dict[str, tuple[str, str]]:
@@ -77,6 +100,12 @@ def test_what_is_over_is_deleted_and_nothing_else() -> None:
     assert expire("--dry-run") == wanted
     assert expire() == wanted
     assert set(expire()) == {"ended", "kept", "new"}
+
+
+def test_an_end_that_is_put_off_while_another_lab_is_removed_is_put_off() -> None:
+    define("new,1h,delete,2", "old,1h,delete,2")
+    assert run_python(PUT_OFF_MEANWHILE) == "[('new', 'delete', ''), ('old', 'nothing', '')]\n"
+    assert expire("--dry-run") == {"old": ("nothing", "delete")}
 
 
 def test_the_table_says_what_was_done() -> None:
