@@ -14,7 +14,7 @@ from nestctl.errors import UsageError
 from nestctl.lab.bring_up import Wishes
 from nestctl.lab.converge import up
 from nestctl.lab.level import Step
-from nestctl.lab.nodes import Node
+from nestctl.lab.nodes import Node, list_nodes
 from nestctl.lab.part import stop_node
 from nestctl.lab.preview import preview_changes
 from nestctl.lab.session import HOST_NAME, OpenLevel, open_levels
@@ -24,11 +24,11 @@ from nestctl.model.lab import Lab
 class Bed(Protocol):
     """What trying needs of a lab; it is a value so that trying can be tried out without guests."""
 
-    def stop(self) -> None:
-        """Have the measured guest switched off."""
+    def stop(self, guest: str) -> None:
+        """Have a guest on the way to the measured one switched off, with all that is inside it; those it is in run."""
 
     def boot(self, lab: Lab) -> None:
-        """Boot the measured guest as a changed lab has it, with the guests it is in where they changed."""
+        """Boot the measured guest as a changed lab has it, with the guests it is in where they changed or are off."""
 
     def open(self, lab: Lab) -> AbstractContextManager[Sequence[Level]]:
         """Open this machine and every guest on the way to the measured one, which runs."""
@@ -49,8 +49,9 @@ class LabBed:
     connect: str | None
     step: Step
 
-    def stop(self) -> None:
-        stop_node(self.lab, self.node, connect=self.connect, step=self.step)
+    def stop(self, guest: str) -> None:
+        node = next(node for node in list_nodes(self.lab) if node.name == guest)
+        stop_node(self.lab, node, connect=self.connect, step=self.step)
 
     def boot(self, lab: Lab) -> None:
         self._up(lab, self.node.path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -37,10 +38,13 @@ class Visit:
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """What stays the same while settings are tried; `settings` are those of one boot."""
+    """What stays the same while settings are tried; `settings` are those of one boot.
+
+    `way` names the machines on the way to the guest that is measured, this one first and the guest last.
+    """
 
     lab: Lab
-    guest: str
+    way: tuple[str, ...]
     bed: Bed
     settings: Settings
     rounds: int
@@ -48,17 +52,27 @@ class Tuning:
     step: Callable[[str], AbstractContextManager[None]]
     say: Callable[[str], None]
 
+    @property
+    def guest(self) -> str:
+        return self.way[-1]
+
+
+_NOWHERE = sys.maxsize  # a place behind the last on every way
+
 
 @dataclass(kw_only=True)
 class _Log:
     """What has been seen so far, by the name of the trial; the lab as it is has an empty name.
 
-    Each series of boots is a run of its own with its own progress, by its name; so is that of the control.
+    Each series of boots is a run of its own with its own progress, by its name; so is that of the control. Of the way
+    the guests from the place `off` on may be off, and those from `other` on may be other than the lab file says.
     """
 
     measured: dict[str, list[tuple[Visit, Results]]] = field(default_factory=dict)
     progress: dict[str, Progress] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    off: int = _NOWHERE
+    other: int = _NOWHERE
     trouble: str = ""
 
 
@@ -132,8 +146,7 @@ def _try(tuning: Tuning, visit: Visit, rounds: int, log: _Log) -> None:
     name = visit.trial.name if visit.trial else ""
     try:
         with tuning.step(f"Round {visit.round} of at most {rounds}: {visit.name}"):
-            progress = log.progress.setdefault(visit.name, Progress())
-            results = _boot_and_measure(tuning, visit.trial, progress)
+            results = _boot_and_measure(tuning, visit, log)
     except LeftChangedError:
         raise
     except NestctlError as error:
@@ -158,22 +171,52 @@ def _was_interrupted(error: BaseException | None) -> bool:
     return False
 
 
-def _boot_and_measure(tuning: Tuning, trial: Trial | None, progress: Progress) -> Results:
+def _boot_and_measure(tuning: Tuning, visit: Visit, log: _Log) -> Results:
     """Boot the guest anew with a trial's change, and measure it once; the change of a machine ends with that."""
-    lab, bed, settings = (change_lab(tuning.lab, trial) if trial else tuning.lab), tuning.bed, tuning.settings
-    bed.stop()
+    trial, bed, settings = visit.trial, tuning.bed, tuning.settings
+    lab = change_lab(tuning.lab, trial) if trial else tuning.lab
+    is_of_machine = trial is not None and trial.setting.is_of_machine
+    _stop(tuning, trial if is_of_machine else None, log)
     with _changed(bed, trial):
         try:
-            bed.boot(lab)
+            _boot(tuning, trial, log)
             with bed.open(lab) as way:
                 if trial:
                     _expect_in_effect(trial, way, lab)
                 deadline = Deadline.after(longest_run_s(way, settings), f"Measuring '{tuning.guest}'")
+                progress = log.progress.setdefault(visit.name, Progress())
                 return run_bench(way, settings=settings, deadline=deadline, title=lab.name, progress=progress)
         finally:
-            if trial and trial.setting.is_of_machine:
+            if is_of_machine:
                 # A module is not loaded again under a guest, and a guest keeps the pages that it was given.
-                bed.stop()
+                _stop(tuning, trial, log)
+
+
+def _stop(tuning: Tuning, changing: Trial | None, log: _Log) -> None:
+    """Have the measured guest switched off, or the one on the way that runs on the machine that is to be changed.
+
+    The guests it is in have to run, and a machine that is to be changed must not be restarted for another reason
+    meanwhile. After a trial further out, or one that failed, it is not so: then all are booted as they are first.
+    """
+    place = tuning.way.index(changing.machine) + 1 if changing else len(tuning.way) - 1
+    first = min(log.off, log.other) if changing else log.off
+    if first < place:
+        _switch_off(first, tuning, log)
+        _boot(tuning, None, log)
+    _switch_off(place, tuning, log)
+
+
+def _switch_off(place: int, tuning: Tuning, log: _Log) -> None:
+    log.off = min(log.off, place)
+    tuning.bed.stop(tuning.way[place])
+
+
+def _boot(tuning: Tuning, trial: Trial | None, log: _Log) -> None:
+    """Boot the guest with a trial's change, or without."""
+    place = tuning.way.index(trial.machine) if trial and trial.keys else _NOWHERE
+    log.off, log.other = min(log.off, place), min(log.other, place)
+    tuning.bed.boot(change_lab(tuning.lab, trial) if trial else tuning.lab)
+    log.off, log.other = _NOWHERE, place
 
 
 @contextmanager

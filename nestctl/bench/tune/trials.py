@@ -88,7 +88,7 @@ def _try_on(
     keys = _keys(setting, machine, host)
     reason = _refuse_adopted(machine) or _refuse_need(setting, machine, host)
     if setting.is_of_machine:
-        reason = reason or _refuse_machine(setting, machine, may_change_host)
+        reason = reason or _refuse_machine(setting, machine, may_change_host) or _refuse_guest(machines[place + 1])
     else:
         reason = reason or _refuse_keys(setting, machine, host, keys)
     if reason:
@@ -100,6 +100,13 @@ def _try_on(
 def _refuse_adopted(machine: Machine) -> str:
     is_adopted = machine.guest is not None and machine.guest.adopt is not None
     return "it was adopted as it is: what it is like is its owner's" if is_adopted else ""
+
+
+def _refuse_guest(runs: Machine) -> str:
+    """A machine is changed while the guest on the way that it runs is off."""
+    if _refuse_adopted(runs):
+        return f"'{runs.name}', which would have to be off meanwhile, was adopted: nestctl does not stop it"
+    return ""
 
 
 def _refuse_machine(setting: Setting, machine: Machine, may_change_host: bool) -> str:

@@ -19,7 +19,7 @@ from nestctl.errors import ExitCode, UsageError
 from nestctl.lab.level import Step
 from nestctl.lab.nodes import Node, list_nodes
 from nestctl.lab.part import expect_settled
-from nestctl.lab.session import open_levels
+from nestctl.lab.session import HOST_NAME, open_levels
 from nestctl.model.lab import Lab, walk_guests
 from nestctl.model.samples import Ending, Settings
 
@@ -159,7 +159,7 @@ def tune_lab(
         raise UsageError(f"Nothing of that can be tried here:{reasons}")
     tuning = Tuning(
         lab=lab,
-        guest=node.name,
+        way=(HOST_NAME, *node.path),
         bed=LabBed(lab=lab, node=node, connect=connect, step=step),
         settings=settings,
         rounds=rounds,

@@ -140,6 +140,10 @@ def test_a_domain_that_was_adopted_stays_as_it_is() -> None:
     refused = [name for name, it in found.items() if isinstance(it, Refusal) and "was adopted" in it.reason]
     assert refused == ["cache-none@l1", "halt-poll-off@l1", "npt-off@l1"]
     assert isinstance(found["cache-none@l2"], Trial)
+    values = {SETTINGS["thp-always"].path: "never"}
+    here = Machine(name="L0", runs="kvm", cpus=(0, 1), values=values)
+    found = trials("thp-always", there=(here, *machines(guest=adopted)[1:]), may_change_host=True)
+    assert "'l1', which would have to be off meanwhile, was adopted" in reason(found["thp-always@L0"])
     lab = Lab(name="demo", guests={"l1": adopted})
     node = find_guest(lab, "l1")
     with pytest.raises(UsageError, match="nestctl does not stop it"):

@@ -34,6 +34,7 @@ from tests.unit.bench.builders import SECOND_NS, FakeShell
 from tests.unit.bench.builders import Machine as FakeLevel
 
 HALT_POLL = "/sys/module/kvm/parameters/halt_poll_ns"
+WAY = ("L0", "l1", "l2")
 LAB = Lab(name="demo", guests={"l1": Guest(memory_mib=2048, guests={"l2": Guest(memory_mib=512)})})
 
 
@@ -82,20 +83,23 @@ class FakeBed:
     happens: Callable[[str], None] = lambda _step: None
     machine: Sys = field(default_factory=Sys)
     there: Lab = LAB
-    is_running: bool = True
+    running: int = 3
     is_honest: bool = True
+    asked: Lab = LAB
     boots: int = 0
     noise: random.Random = field(default_factory=lambda: random.Random(1))  # noqa: S311
     wishes: list[Lab] = field(default_factory=list)
 
-    def stop(self) -> None:
+    def stop(self, guest: str) -> None:
+        assert self.running >= WAY.index(guest), f"nobody can go through what is off to stop {guest}"
         self.happens("stop")
-        self.is_running = False
+        self.running = WAY.index(guest)
 
     def boot(self, lab: Lab) -> None:
+        self.asked = lab
         self.happens("boot")
-        assert not self.is_running, "a guest that runs is not booted anew"
-        self.there, self.is_running, self.boots = lab, True, self.boots + 1
+        assert self.running < 3, "a guest that runs is not booted anew"
+        self.there, self.running, self.boots = lab, 3, self.boots + 1
         self.wishes.append(lab)
         caches = [guest.tuning.disk_cache for guest in (lab.guests["l1"], lab.guests["l1"].guests["l2"])]
         self.machine.qemu = '"cache":{"direct":true' if "none" in caches and self.is_honest else ""
@@ -107,20 +111,21 @@ class FakeBed:
         elapsed_ns = round(self.cost(lab, self.machine) * self.noise.gauss(1000, 20))
         guest = FakeShell("l2", itertools.repeat(elapsed_ns), pauses=True, paused_ns=SECOND_NS)
         shells: list[TalkingShell] = [self.machine, self.machine, guest]
-        names = ("L0", "l1", "l2")
         yield [
-            FakeLevel(name=name, shell=shell, depth=depth, above=names[depth - 1] if depth else None)
-            for depth, (name, shell) in enumerate(zip(names, shells, strict=True))
+            FakeLevel(name=name, shell=shell, depth=depth, above=WAY[depth - 1] if depth else None)
+            for depth, (name, shell) in enumerate(zip(WAY, shells, strict=True))
         ]
 
     @contextmanager
     def open_shell(self, machine: str) -> Iterator[Shell]:
-        assert not self.is_running, "a machine is changed while its guest is off"
+        assert self.running == WAY.index(machine) + 1, "a machine is changed while it runs and its guest is off"
+        there, wanted = (lab.guests["l1"].model_copy(update={"guests": {}}) for lab in (self.there, LAB))
+        assert machine == "L0" or there == wanted, "l1 would be restarted, and with it go its settings"
         yield replace_where(self.machine, machine)
 
     def put_back(self) -> bool:
         self.happens("put back")
-        self.there, self.is_running = LAB, True
+        self.there, self.running = LAB, 3
         return True
 
 
@@ -136,7 +141,7 @@ def cheaper_without_cache(lab: Lab, _machine: Sys) -> float:
 def run(bed: FakeBed, *names: str, rounds: int = 6, budget_s: float | None = None) -> TuneResults:
     tuning = Tuning(
         lab=LAB,
-        guest="l2",
+        way=WAY,
         bed=bed,
         settings=Settings(rounds=1, fewest_rounds=1, levels=("l2",), workloads=("cpu", "boot_in_guest")),
         rounds=rounds,
@@ -149,7 +154,7 @@ def run(bed: FakeBed, *names: str, rounds: int = 6, budget_s: float | None = Non
 
 
 def expect_put_back(bed: FakeBed) -> None:
-    assert (bed.there, bed.is_running, bed.machine.value) == (LAB, True, "200000")
+    assert (bed.there, bed.running, bed.machine.value) == (LAB, 3, "200000")
 
 
 def test_every_setting_is_booted_once_a_round_and_the_lab_as_it_is_twice() -> None:
@@ -211,7 +216,31 @@ def test_a_setting_of_a_machine_is_in_effect_while_it_is_measured_and_only_then(
     assert hurt.effect is Effect.HURT
 
 
-@pytest.mark.parametrize("name", ["cache-none@l2", "halt-poll-off@l1"])
+def test_the_guest_that_a_machine_runs_is_off_while_it_is_changed_and_on_again_for_the_next() -> None:
+    """The measured guest is two levels down: with a setting of this machine l1 is switched off, and l2 with it."""
+    bed = FakeBed(cost=lambda _lab, _machine: 3)
+    results = run(bed, "halt-poll-off@L0", "halt-poll-off@l1", "cache-none@l1")
+    expect_put_back(bed)
+    assert [(it.failure, it.results is not None) for it in results.tried] == [("", True)] * 3
+    assert bed.boots > 5 * 6, "and what was off is booted before another trial needs it"
+
+
+def test_a_guest_that_did_not_start_with_a_setting_is_booted_as_it_is_before_the_next_trial() -> None:
+    bed = FakeBed(cost=cheaper_without_cache)
+
+    def refuse(step: str) -> None:
+        if step == "boot" and bed.wishes and bed.asked.guests["l1"].tuning.disk_io:
+            bed.running = 1
+            raise HypervisorError("Could not start the domain: io_uring is not supported.")
+
+    bed.happens = refuse
+    results = run(bed, "io-uring@l1", "cache-none@l2")
+    expect_put_back(bed)
+    failed, helped = summarize_tune(results).assessed
+    assert (failed.effect, helped.effect) == (Effect.FAILED, Effect.HELPED)
+
+
+@pytest.mark.parametrize("name", ["cache-none@l2", "halt-poll-off@l1", "halt-poll-off@L0"])
 def test_an_interruption_at_any_step_puts_everything_back_and_keeps_what_there_is(name: str) -> None:
     def interrupt_at(number: int) -> Callable[[str], None]:
         steps = itertools.count(1)
