@@ -23,7 +23,8 @@ _LIST_PARAMETERS = """
 cd "/sys/module/$1/parameters"
 for name in *; do [ ! -r "$name" ] || echo "$name=$(cat "$name")"; done
 """
-_RELOAD = 'name=$1; shift; modprobe -r "$name" && modprobe "$name" "$@"'
+# 'modprobe -r' would take kvm along, and with it what was set in its parameters since it was loaded.
+_RELOAD = 'name=$1; shift; rmmod "$name" && modprobe "$name" "$@"'
 
 _FIND_QEMU = f'{QEMU_FUNCTIONS}pid=$(find_qemu "$1") || exit 0; '
 _PROOFS = {
