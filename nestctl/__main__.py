@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import traceback
@@ -13,6 +14,8 @@ from nestctl.errors import ExitCode
 def main() -> None:
     # Whoever ends us politely gets what Ctrl-C gets: guests half made are removed, `quickstart` cleans up.
     signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # it is with nohup(1)
+        signal.signal(signal.SIGHUP, _hang_up)
     from nestctl.cli.refused import explain_refusal, flush_output, open_missing_streams
 
     open_missing_streams()
@@ -37,6 +40,17 @@ def main() -> None:
         sys.exit(ExitCode.BUG)
     finally:
         flush_output()
+
+
+def _hang_up(number: int, frame: object) -> NoReturn:
+    """Go on without the terminal, which may be gone: what is cleaned up now shows its steps, and nobody listens."""
+    try:
+        os.write(2, b"\n")
+    except OSError:
+        from nestctl.console import drop_errors
+
+        drop_errors()
+    _interrupt(number, frame)
 
 
 def _interrupt(_number: int, _frame: object) -> NoReturn:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -87,6 +88,12 @@ def say(text: str) -> None:
     _steps.say(text)
 
 
+def drop_errors() -> None:
+    """Have what is said from now on go nowhere: nobody listens, and that is no reason to leave things half done."""
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+
+
 def show_error(error: NestctlError) -> None:
     """Say what went wrong, and below it what to do about it."""
     say(f"nestctl: {error.message}")
@@ -127,8 +134,11 @@ class _Steps:
             if self.progress:
                 self.progress.console.out(text, highlight=False)
                 return
-        sys.stderr.write(text + "\n")
-        sys.stderr.flush()
+        try:
+            sys.stderr.write(text + "\n")
+            sys.stderr.flush()
+        except OSError:
+            drop_errors()
 
 
 def _start_progress() -> Progress:
