@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from nestctl.adapters.files import check_directory
 from nestctl.bench.use_case import Measured, choose_settings, measure_lab
 from nestctl.lab.converge import up
 from nestctl.lab.level import Step
@@ -32,6 +33,7 @@ def run_quickstart(
     warn: Callable[[str], None],
 ) -> Measured:
     """Bring the lab up, measure it, write the results into `directory`, and remove the lab, whatever happens."""
+    check_directory(directory)
     lab = quickstart_lab()
     try:
         up(lab, connect=connect, step=step, say=say)

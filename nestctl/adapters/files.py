@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from nestctl.deadline import Deadline
 from nestctl.errors import PrerequisiteError, UsageError
@@ -47,6 +48,20 @@ def write_named(path: Path, content: bytes) -> None:
     except OSError as error:
         wrong = UsageError if error.errno in _WRONG_PATH else PrerequisiteError
         raise wrong(f"'{path}' cannot be written: {error.strerror}.") from error
+
+
+def check_directory(directory: Path) -> None:
+    """Raise, before long work is done in vain, where no file could be written into a directory that is made for it.
+
+    Raises `UsageError` when something in its place is no directory, `PrerequisiteError` when it is closed to us.
+    """
+    there = next(it for it in (directory.absolute(), *directory.absolute().parents) if it.exists())
+    if not there.is_dir():
+        raise UsageError(f"'{directory}' can be no directory: '{there}' is a file.")
+    try:
+        TemporaryFile(dir=there).close()
+    except OSError as error:
+        raise PrerequisiteError(f"Nothing can be written to '{there}': {error.strerror}.") from error
 
 
 @contextmanager

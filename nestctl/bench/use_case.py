@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nestctl.adapters.files import check_directory
 from nestctl.bench.budget import fit_to_budget
 from nestctl.bench.fresh import run_fresh
 from nestctl.bench.html import Written, write_results
@@ -103,8 +104,9 @@ def choose_settings(
 def measure_lab(lab: Lab, *, connect: str | None, settings: Settings, directory: Path, step: Step) -> Measured:
     """Measure every level of a lab and write the files of the run into `directory`, also when it is interrupted.
 
-    Raises `UsageError` when the lab is not up.
+    Raises `UsageError` when the lab is not up, and as `check_directory`.
     """
+    check_directory(directory)
     watch = _Watch()
     progress = Progress(begun_s=watch.begun_ns / 1e9, most_rounds=settings.rounds)
     if settings.fresh:

@@ -88,9 +88,11 @@ def _tune(
     import secrets
 
     from nestctl import console
+    from nestctl.adapters.files import check_directory
     from nestctl.bench.tune.report import render_tune, render_tune_table
     from nestctl.bench.tune.use_case import tune_lab
 
+    check_directory(output)
     tuned = tune_lab(
         lab,
         guest=guest,

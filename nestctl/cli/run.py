@@ -60,12 +60,12 @@ def run(
         say=console.say,
         warn=console.warn,
     )
-    if junit:
-        write_named(junit, render_junit(result))
     if json:
         console.print_json(render_run(result))
     else:
         console.print_rich(render_run_table(result))
+    if junit:
+        write_named(junit, render_junit(result))
     if result.kept:
         console.say(say_how_to_reach(result))
     raise typer.Exit(exit_code(result.outcomes))

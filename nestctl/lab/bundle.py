@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nestctl import __version__
-from nestctl.adapters.files import write_atomically
+from nestctl.adapters.files import check_directory, write_atomically
 from nestctl.errors import FailedError, UsageError
 from nestctl.lab.host import open_connection, plan_on, read_host
 from nestctl.lab.keys import LabKeys, read_keys
@@ -75,6 +75,7 @@ def parse_jump(text: str, host_keys: Path = _HOST_KEYS) -> Jump:
 
 def hand_out(lab: Lab, directory: Path, *, jump: Jump | None, connect: str | None) -> tuple[Student, ...]:
     """Write the directories of a lab that is up (see `write_bundles`). Raises `UsageError` when it is not."""
+    check_directory(directory)
     keys = read_keys(expect_up(lab) / "keys.json")
     host = read_host(connect)
     with open_connection(host.uri) as hypervisor:

@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from nestctl.adapters.ansible import find_ansible, run_ansible
+from nestctl.adapters.files import check_directory
 from nestctl.adapters.process import LocalShell
 from nestctl.deadline import Deadline
 from nestctl.errors import DeadlineError, GuestError, NestctlError, UsageError
@@ -73,6 +74,10 @@ def check_task(
         raise UsageError(f"There is no playbook '{playbook}'.")
     if junit and not junit.absolute().parent.is_dir():
         raise UsageError(f"There is no directory '{junit.parent}' for '{junit.name}'.")
+    if junit and junit.is_dir():
+        raise UsageError(f"'{junit}' is a directory, and '--junit' names a file.")
+    if junit:
+        check_directory(junit.parent)
     if playbook:
         find_ansible("ansible-playbook")
     return Task(words=tuple(words), playbook=playbook, nodes=nodes, timeout_s=timeout_s)

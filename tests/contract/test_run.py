@@ -119,6 +119,7 @@ def test_by_default_it_is_the_innermost_guests() -> None:
         ({"words": ["a"], "playbook": Path("p")}, "two things to run"),
         ({"words": [], "playbook": Path("absent.yml")}, "There is no playbook 'absent.yml'"),
         ({"words": ["a"], "junit": Path("absent/r.xml")}, "There is no directory 'absent'"),
+        ({"words": ["a"], "junit": Path("/tmp")}, "'/tmp' is a directory"),
     ],
 )
 def test_what_cannot_work_is_said_before_anything_starts(about: dict[str, object], said: str) -> None:
