@@ -7,14 +7,14 @@ import os
 import sys
 from pathlib import Path
 
-from nestctl.errors import PrerequisiteError
+from nestctl.errors import NestctlError, PrerequisiteError, UsageError
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 _NO_RIGHT = {errno.EROFS, errno.EACCES, errno.EPERM}
 _NO_PLACE = {errno.ENOTDIR, errno.ENOENT, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG}
 
 
-def explain_refusal(error: OSError) -> PrerequisiteError | None:
+def explain_refusal(error: OSError) -> NestctlError | None:
     """Say what was refused, where, and what to do; None for what nestctl should have seen coming, which is a bug."""
     path = str(error.filename) if isinstance(error.filename, str | os.PathLike) else ""
     place = f"'{path}': " if path else ""
@@ -26,6 +26,8 @@ def explain_refusal(error: OSError) -> PrerequisiteError | None:
         hint = f"Let this account write there, or set {variable} to a place it owns." if variable else own
     elif error.errno in _NO_PLACE and variable and not root.is_dir():
         hint = f"{variable} has to name a directory, or where one can be made."
+    elif error.errno == errno.ENAMETOOLONG:
+        return UsageError(f"There can be no file of this name: {place}{error.strerror}.")
     else:
         return None
     return PrerequisiteError(f"{place}{error.strerror}.", hint=hint)

@@ -51,6 +51,32 @@ def test_a_place_that_is_no_directory_is_said_with_its_variable(variable: str, c
     assert f"{variable} has to name a directory" in completed.stderr
 
 
+@pytest.mark.parametrize("command", ["status", "down", "init", "bench show", "check --inventory", "run x --playbook"])
+def test_a_name_that_no_file_can_have_is_the_users(command: str, tmp_path: Path) -> None:
+    completed = shell(f'cd {tmp_path} && "$@" {command} {"x" * 300}', NESTCTL_STATE=str(tmp_path))
+    assert completed.returncode == ExitCode.USAGE, completed.stderr
+    assert "File name too long" in completed.stderr
+
+
+@pytest.mark.parametrize(
+    "command", ["bench run --output", "bench tune --output", "quickstart --output", "bundle --output"]
+)
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("lab.yaml/there", "'lab.yaml/there' can be no directory: "),
+        ("/sys/there/x", "Nothing can be written to '/sys': "),
+    ],
+)
+def test_where_results_cannot_go_is_said_before_there_are_any(
+    command: str, place: str, said: str, tmp_path: Path
+) -> None:
+    text = f'cd {tmp_path} && "$@" init 2> /dev/null && "$@" {command} {place}'
+    completed = shell(text, NESTCTL_STATE=str(tmp_path / "state"))
+    assert completed.returncode == (ExitCode.NOT_FOUND_OUT if place.startswith("/") else ExitCode.USAGE)
+    assert f"nestctl: {said}" in completed.stderr
+
+
 @pytest.mark.parametrize(("path", "code"), [("/proc/x.yaml", ExitCode.USAGE), ("/sys/x.yaml", ExitCode.NOT_FOUND_OUT)])
 def test_a_file_that_the_user_names_is_refused_under_its_name(path: str, code: ExitCode) -> None:
     completed = shell(f'"$@" init {path}')
