@@ -166,4 +166,4 @@ def _explain(url: str, error: Any) -> Exception:
             f"'{url}' does not prove who it is: {error.verify_message}.",
             hint="Install the certificates (package 'ca-certificates'), or name yours in SSL_CERT_FILE.",
         )
-    return TransferError(f"'{url}' does not answer: {error}.")
+    return TransferError(f"'{url}' does not answer: {getattr(error, 'strerror', None) or error}.")

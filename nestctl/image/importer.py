@@ -245,7 +245,9 @@ def _unpack(source: Path, target: Path, compression: str, name: str) -> None:
         with _UNPACKERS[compression](source) as packed, target.open("wb") as file:
             while chunk := packed.read(_CHUNK):
                 file.write(chunk)
-    except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
+    except (EOFError, lzma.LZMAError, zlib.error, OSError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise  # the system's; gzip's and bz2's own have no number
         raise UsageError(f"'{name}' is damaged: it cannot be unpacked ({error}).") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import hashlib
 import json
@@ -218,7 +219,7 @@ def test_a_redirect_from_https_to_http_is_refused() -> None:
     ("words", "code", "said"),
     [
         (["{url}/v/none.img"], 2, "There is no file"),
-        (["http://127.0.0.1:1/cloud.img"], 3, "does not answer"),
+        (["http://127.0.0.1:1/cloud.img"], 3, "does not answer: Connection refused."),
         (["ftp://example.org/cloud.img"], 2, "is no URL that can be fetched"),
         (["http://[/cloud.img"], 2, "is no URL"),
         (["/nonexistent/cloud.img"], 2, "cannot be read: No such file"),
@@ -234,7 +235,7 @@ def test_what_cannot_be_imported_is_said(files: Files, words: list[str], code: i
     expect_clean()
 
 
-@pytest.mark.parametrize("pack", [gzip.compress, lzma.compress], ids=["gz", "xz"])
+@pytest.mark.parametrize("pack", [gzip.compress, lzma.compress, bz2.compress], ids=["gz", "xz", "bz2"])
 def test_a_packed_image_is_unpacked_and_checked_as_the_vendor_has_it(files: Files, pack: object) -> None:
     packed = pack(DISK)  # type: ignore[operator]
     files.contents["/v/cloud.raw.xz"] = packed
@@ -242,6 +243,8 @@ def test_a_packed_image_is_unpacked_and_checked_as_the_vendor_has_it(files: File
     assert content_of("cloud") == DISK
     files.contents["/v/half.raw.xz"] = packed[:-2000]
     assert "cannot be unpacked" in imported(f"{files.url}/v/half.raw.xz", "--no-verify", code=2)
+    files.contents["/v/bad.raw.xz"] = packed[:5000] + bytes(5000) + packed[10000:]
+    assert "cannot be unpacked" in imported(f"{files.url}/v/bad.raw.xz", "--no-verify", code=2)
     expect_clean()
 
 
