@@ -178,6 +178,8 @@ def _import_hint(name: str, checksum: str) -> str:
 
 
 def _match(name: str, images: Iterable[Image]) -> list[Image]:
+    if not name:
+        return []
     images = list(images)
     return [image for image in images if name in (image.name, image.identity)] or [
         image for image in images if image.name.startswith(name) or (len(name) >= 6 and image.identity.startswith(name))

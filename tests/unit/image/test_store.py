@@ -124,6 +124,12 @@ def test_an_unknown_image_is_said_with_those_that_are_there() -> None:
         find_image("mine")
 
 
+def test_no_name_names_no_image() -> None:
+    put_image()
+    with pytest.raises(UsageError, match="There is no image ''"):
+        find_image("")
+
+
 def test_an_image_is_removed_and_the_other_stays() -> None:
     image, other = put_image(), put_image(OTHER)
     for it in (image, other):
