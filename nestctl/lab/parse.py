@@ -42,7 +42,7 @@ _MEANINGS = {
     "labels": "is no label: a name has letters, digits, dots, dashes and slashes, a value at most 200 characters",
 }
 
-# What pydantic calls dictionaries and tuples.
+# What pydantic says in words of Python's and JSON's; '{...}' is of its context.
 _KINDS = {
     "dict_type": "it should be a mapping of",
     "model_type": "it should be a mapping of settings",
@@ -50,6 +50,9 @@ _KINDS = {
     "string_type": "it should be a text",
     "int_type": "it should be a whole number",
     "bool_type": "it should be true or false",
+    "too_short": "it should not be empty",
+    "greater_than_equal": "it should be at least {ge}",
+    "less_than_equal": "it should be at most {le}",
 }
 _MAPPINGS = {"guests": "names to guests", "networks": "names to networks"}
 
@@ -91,7 +94,7 @@ def read_lab(path: Path, check: Check | None = None) -> Lab:
     `check` looks at what only this machine knows: a complaint is an error in the file as well.
     """
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise UsageError(f"There is no lab file '{path}'.", hint="Write one with 'nestctl init'.") from error
     except OSError as error:
@@ -142,7 +145,7 @@ def _complain(complaints: Iterable[Complaint], file: _Text, expanded: Expanded) 
     for location, text, hint in complaints:
         origin = expanded.trace(location)
         # Guests that stand for many have one fault in common.
-        said.setdefault(f"{file.place(origin.location)}'{_name(origin.location)}' {text}", hint)
+        said.setdefault(f"{file.place(origin.location)}'{_name(origin.location)}' {text}.", hint)
     return LabFileError("\n".join(said), hint=next((it for it in said.values() if it), ""))
 
 
@@ -223,7 +226,7 @@ def _meaning(detail: ErrorDetails, location: Location) -> str:
         return next((_MEANINGS[key] for key in reversed(location) if key in _MEANINGS), _NO_NAME)
     if kind := _KINDS.get(detail["type"]):
         of = f" {_MAPPINGS.get(location[-1], 'names to texts')}" if detail["type"] == "dict_type" else ""
-        return f"is wrong: {kind}{of}"
+        return f"is wrong: {kind}{of}".format(**detail.get("ctx", {}))
     said = detail["msg"].removeprefix("Value error, ")
     return _MEANINGS.get(detail["type"]) or f"is wrong: {said[0].lower()}{said[1:]}"
 

@@ -99,7 +99,7 @@ def test_what_is_no_image_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("disk_gib: 2", "lab.yaml:5: 'guests.l1.disk_gib' is less than the 3 GiB that the image 'debian-12' has"),
+        ("disk_gib: 2", "lab.yaml:5: 'guests.l1.disk_gib' is less than the 3 GiB that the image 'debian-12' has."),
         ("kernel_args: [quiet]", "lab.yaml:5: 'guests.l1.kernel_args' cannot be given to an imported image"),
     ],
 )

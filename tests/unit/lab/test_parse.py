@@ -42,6 +42,15 @@ WRONG_FILES = {
         "lab.yaml:4: 'guests.l1.cpus' is wrong: it should be a whole number (it is '2').",
     ),
     "number for a name": ("name: 7\nguests: {l1: {}}\n", "lab.yaml:1: 'name' is wrong: it should be a text (it is 7)"),
+    "no guest": ("name: demo\nguests: {}\n", "lab.yaml:2: 'guests' is wrong: it should not be empty (it is {})."),
+    "too little": (
+        "name: demo\nguests: {l1: {memory_mib: 1}}\n",
+        "lab.yaml:2: 'guests.l1.memory_mib' is wrong: it should be at least 256 (it is 1).",
+    ),
+    "too much": (
+        "name: demo\nguests: {l1: {cpus: 999}}\n",
+        "lab.yaml:2: 'guests.l1.cpus' is wrong: it should be at most 255 (it is 999).",
+    ),
     "list for guests": (
         "name: demo\nguests: [l1]\n",
         "lab.yaml:2: 'guests' is wrong: it should be a mapping of names to guests (it is ['l1']).",
