@@ -16,9 +16,10 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # it is with nohup(1)
         signal.signal(signal.SIGHUP, _hang_up)
-    from nestctl.cli.refused import explain_refusal, flush_output, open_missing_streams
+    from nestctl.cli.refused import explain_refusal, flush_output, have_home, open_missing_streams
 
     open_missing_streams()
+    have_home()
     from nestctl.cli import app
 
     try:

@@ -17,8 +17,11 @@ _CGROUPS = (
     "'--connect qemu:///system', or leave them out."
 )
 
+_NO_HOME = "libvirt keeps what is this account's there: set HOME or XDG_RUNTIME_DIR to a directory that it owns."
+
 # By parts of what it says: libvirt has one code for all of them.
 _PREREQUISITES = {
+    "Cannot create user runtime directory": _NO_HOME,
     "parse user": "Install the package 'libvirt-daemon-system'.",
     "parse group": "Install the package 'libvirt-daemon-system'.",
     "cgroup": _CGROUPS,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pwd
 import sys
 from pathlib import Path
 
@@ -19,11 +20,12 @@ def explain_refusal(error: OSError) -> NestctlError | None:
     path = str(error.filename) if isinstance(error.filename, str | os.PathLike) else ""
     place = f"'{path}': " if path else ""
     variable, root = _find_root(path)
+    owned = "places" if " and " in variable else "a place"
     if error.errno in _NO_SPACE:
-        hint = f"Free some space, or set {variable} to a place that has it." if variable else "Free some space there."
+        hint = f"Free some space, or set {variable} to {owned} that has it." if variable else "Free some space there."
     elif error.errno in _NO_RIGHT:
         own = "Choose a place where this account may write."
-        hint = f"Let this account write there, or set {variable} to a place it owns." if variable else own
+        hint = f"Let this account write there, or set {variable} to {owned} it owns." if variable else own
     elif error.errno in _NO_PLACE and variable and not root.is_dir():
         hint = f"{variable} has to name a directory, or where one can be made."
     elif error.errno == errno.ENAMETOOLONG:
@@ -34,15 +36,26 @@ def explain_refusal(error: OSError) -> NestctlError | None:
 
 
 def _find_root(path: str) -> tuple[str, Path]:
-    """Find which of nestctl's own directories a path belongs to, and the variable that names it; else ''."""
+    """Find which of nestctl's own directories a path belongs to, and the variables that name it; else ''."""
     from nestctl.paths import cache_directory, state_directory
 
     roots = {"NESTCTL_STATE": state_directory(), "NESTCTL_CACHE": cache_directory()}
-    for variable, root in roots.items():
-        # A directory that is to be made is refused under the name of the first parent that cannot be.
-        if path and (Path(path).is_relative_to(root) or root.is_relative_to(path)):
-            return variable, root
-    return "", Path()
+    # A directory that is to be made is refused under the name of the first parent that cannot be.
+    found = {
+        variable: root
+        for variable, root in roots.items()
+        if path and (Path(path).is_relative_to(root) or root.is_relative_to(path))
+    }
+    return " and ".join(found), next(iter(found.values()), Path())
+
+
+def have_home() -> None:
+    """Give an account that no one knows, as containers have, the home that they give it: '/'."""
+    if "HOME" not in os.environ:
+        try:
+            pwd.getpwuid(os.getuid())
+        except KeyError:
+            os.environ["HOME"] = "/"
 
 
 def open_missing_streams() -> None:

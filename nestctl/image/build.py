@@ -158,7 +158,9 @@ def _explain(said: str, exit_code: int) -> None:
             f"The image could not be built: the program '{missing[1]}' is not installed on this machine.",
             hint="Run script/setup in a checkout, or install the package that has it.",
         )
-    if "newuidmap" in said or ("unshare" in said and "not permitted" in said.lower()):
+    if any(it in said for it in ("newuidmap", "unable to pick chroot mode")) or (
+        "unshare" in said and "not permitted" in said.lower()
+    ):
         raise PrerequisiteError(
             "The image could not be built: this account may not use user namespaces.",
             hint="Install 'uidmap', give the account a range in /etc/subuid and /etc/subgid, or build as root.",

@@ -28,7 +28,6 @@ def install(path: Path) -> bool:
     wanted = add_include(text, include_line())
     if wanted == text:
         return False
-    path.parent.mkdir(mode=0o700, exist_ok=True)
     _write(path, wanted)
     return True
 
@@ -58,7 +57,7 @@ def remove_include(text: str) -> str:
 def _read(path: Path) -> str:
     try:
         return path.read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return ""
     except UnicodeDecodeError as error:
         raise UsageError(f"'{path}' is no text: {error.reason}.") from error
@@ -69,6 +68,7 @@ def _write(path: Path, text: str) -> None:
     target = path.resolve()
     mode = target.stat().st_mode & 0o777 if target.exists() else 0o600
     try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
         write_atomically(target, text.encode(), mode=mode)
-    except PermissionError as error:
+    except OSError as error:
         raise PrerequisiteError(f"'{path}' cannot be written: {error.strerror}.") from error

@@ -285,6 +285,13 @@ def test_a_limit_that_needs_cgroups_says_what_to_do() -> None:
     assert "CAP_SYS_RESOURCE" in explain(libvirt.libvirtError(said), "start it").hint
 
 
+def test_a_home_that_libvirt_cannot_use_is_a_prerequisite() -> None:
+    said = "Cannot create user runtime directory '/nonexistent/.cache/libvirt': Permission denied"
+    explained = explain(libvirt.libvirtError(said), "connect to 'qemu:///session' on this machine")
+    assert isinstance(explained, PrerequisiteError)
+    assert "set HOME" in explained.hint
+
+
 def test_a_kernel_that_cannot_limit_an_interface_says_what_to_do() -> None:
     said = (
         "Child process (tc qdisc add dev vnet2 parent 1:1 handle 2: sfq perturb 10) unexpected exit status 2: Error: "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from nestctl.cli.refused import explain_refusal
 from nestctl.errors import ExitCode
 
 NESTCTL = (sys.executable, "-m", "nestctl")
@@ -49,6 +51,30 @@ def test_a_place_that_is_no_directory_is_said_with_its_variable(variable: str, c
     assert completed.returncode == ExitCode.NOT_FOUND_OUT, completed.stderr
     assert ": Not a directory.\n" in completed.stderr
     assert f"{variable} has to name a directory" in completed.stderr
+
+
+def test_an_account_without_a_home_is_no_bug() -> None:
+    try:
+        subprocess.run(("unshare", "--user", "--map-user=12345", "true"), check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no user namespace can be made here: {error}")
+    completed = shell('unset HOME NESTCTL_STATE NESTCTL_CACHE; unshare --user --map-user=12345 "$@" image list')
+    assert completed.returncode == 0, completed.stderr
+
+
+def test_a_home_that_cannot_be_made_is_said() -> None:
+    completed = shell('"$@" ssh-config --install', HOME="/dev/null/home")
+    assert completed.returncode == ExitCode.NOT_FOUND_OUT, completed.stderr
+    assert completed.stderr == "nestctl: '/dev/null/home/.ssh/config' cannot be written: Not a directory.\n"
+
+
+def test_the_variables_are_named_whose_places_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = PermissionError(errno.EACCES, "Permission denied", str(tmp_path))
+    monkeypatch.setenv("NESTCTL_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("NESTCTL_CACHE", str(tmp_path / "cache"))
+    assert "NESTCTL_STATE and NESTCTL_CACHE to places it owns" in getattr(explain_refusal(error), "hint", "")
+    monkeypatch.setenv("NESTCTL_CACHE", "/elsewhere")
+    assert "NESTCTL_STATE to a place it owns" in getattr(explain_refusal(error), "hint", "")
 
 
 @pytest.mark.parametrize("command", ["status", "down", "init", "bench show", "check --inventory", "run x --playbook"])

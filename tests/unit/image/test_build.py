@@ -93,6 +93,11 @@ FAILURES: dict[str, tuple[str, type[Exception], str]] = {
     "no space": ("dd: error writing: No space left on device", PrerequisiteError, "no space is left on the device"),
     "no network": ("E: Failed to fetch http://x  Could not resolve 'x'", CommandError, "could not be fetched"),
     "no user namespaces": ("newuidmap: not found", PrerequisiteError, "may not use user namespaces"),
+    "no mode": (
+        "E: unable to pick chroot mode automatically (use --mode for manual selection)",
+        PrerequisiteError,
+        "may not use user namespaces",
+    ),
     "no unshare": ("unshare: Operation not permitted", PrerequisiteError, "may not use user namespaces"),
 }
 
