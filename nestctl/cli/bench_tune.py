@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nestctl.cli.lab import Connect, Json, LabArgument
+from nestctl.cli.quantities import parse_budget
 
 if TYPE_CHECKING:
     from nestctl.model.lab import Lab
@@ -66,8 +67,6 @@ def tune(
         else:
             print_rich(render_trials_table(trials))
         return
-    from nestctl.cli.bench import parse_budget
-
     budget_s = parse_budget(budget, "--budget") if budget is not None else None
     _tune(found, connect, guest, setting or [], workload or [], rounds, budget_s, host, output, as_json=json)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from nestctl.deadline import Deadline
+from nestctl.lab.access import Access
 from nestctl.lab.adopt import adopt_guest
 from nestctl.lab.compare import Action, Change, list_limits
 from nestctl.lab.guest import create_guest, define_guest, remove_files, start_guest, stop_guest
 from nestctl.lab.keys import LabKeys
-from nestctl.lab.level import Access, Level
+from nestctl.lab.level import Level
 from nestctl.lab.plan import GuestPlan
 
 # How long a guest that does not answer by SSH is given to heed its power button, in seconds.

@@ -20,12 +20,13 @@ from nestctl.adapters.shell import Shell
 from nestctl.adapters.uri import choose_uri
 from nestctl.deadline import Deadline
 from nestctl.errors import FailedError, GuestError, PrerequisiteError, UsageError
+from nestctl.lab.access import Access
 from nestctl.lab.addresses import parse_subnets
 from nestctl.lab.adoption import drop_adoption, keep_adoption, look_at_domain
 from nestctl.lab.host import open_connection
 from nestctl.lab.host_facts import Adopted
 from nestctl.lab.keys import LabKeys
-from nestctl.lab.level import Access, Level
+from nestctl.lab.level import Level
 from nestctl.lab.place import ImageFacts, guest_image_directory
 from nestctl.lab.plan import GuestPlan
 from nestctl.lab.render import EMULATOR

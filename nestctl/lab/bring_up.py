@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from nestctl.adapters.shell import Shell
 from nestctl.deadline import Deadline
 from nestctl.errors import GuestError, NestctlError
+from nestctl.lab.access import Access
 from nestctl.lab.act import act, remove_superfluous
 from nestctl.lab.admission import STARTING
 from nestctl.lab.adopt import COPY_TIMEOUT_S, place_images
@@ -21,7 +22,7 @@ from nestctl.lab.compare import Action, Change, check_permitted, compare
 from nestctl.lab.host import Host
 from nestctl.lab.hypervisor import needs_preparation, prepare_hypervisor
 from nestctl.lab.keys import LabKeys
-from nestctl.lab.level import Access, Level, Step, boot_timeout_s
+from nestctl.lab.level import Level, Step, boot_timeout_s
 from nestctl.lab.network_plan import NetworkPlan
 from nestctl.lab.networks import ensure_network, is_up, remove_networks
 from nestctl.lab.observe import Look, observe

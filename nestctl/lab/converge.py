@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from nestctl.adapters.libvirt import Hypervisor
 from nestctl.adapters.process import LocalShell
+from nestctl.lab.access import Access, SshAccess
 from nestctl.lab.admission import STARTING, Room, check_room, read_room
 from nestctl.lab.adoption import read_adoptions
 from nestctl.lab.bring_up import Run, Wishes, bring_up
@@ -14,7 +15,7 @@ from nestctl.lab.compare import Action, Change, check_permitted, compare, walk_c
 from nestctl.lab.host import Host, open_connection, read_host, read_host_facts
 from nestctl.lab.images import ensure_lab_images
 from nestctl.lab.keys import ensure_lab_keys
-from nestctl.lab.level import Access, Level, SshAccess, Step, list_own_domains
+from nestctl.lab.level import Level, Step, list_own_domains
 from nestctl.lab.lifetime import ensure_expiry, now_utc
 from nestctl.lab.networks import (
     check_bridge_setting,

@@ -12,10 +12,11 @@ from nestctl.adapters.refusals import PortTakenError
 from nestctl.adapters.shell import Shell
 from nestctl.deadline import Deadline
 from nestctl.errors import FailedError, NestctlError, PrerequisiteError
+from nestctl.lab.access import Access
 from nestctl.lab.addresses import choose_port
 from nestctl.lab.cloud_seed import render_cloud_seed
 from nestctl.lab.keys import LabKeys
-from nestctl.lab.level import Access, Level
+from nestctl.lab.level import Level
 from nestctl.lab.plan import Contact, GuestPlan
 from nestctl.lab.qemu_answers import find_answers
 from nestctl.lab.render import render_domain

@@ -8,10 +8,6 @@ from typing import Protocol
 
 from nestctl.adapters.libvirt import Domain, Hypervisor
 from nestctl.adapters.shell import Shell
-from nestctl.deadline import Deadline
-from nestctl.lab.host_facts import Adopted
-from nestctl.lab.keys import LabKeys
-from nestctl.lab.plan import Contact
 from nestctl.lab.render import Mark, parse_mark
 
 
@@ -21,21 +17,6 @@ class Step(Protocol):
     def __call__(
         self, text: str, /, *, lab: str = "", node: str = "", level: int = 0
     ) -> AbstractContextManager[None]: ...
-
-
-class Access(Protocol):
-    """How guests are reached; it is a value so that labs can be tried out without guests."""
-
-    def open_guest(
-        self, level: Level, guest: Contact, keys: LabKeys, deadline: Deadline, *, is_booting: bool = False
-    ) -> AbstractContextManager[Shell]:
-        """Wait for a guest and log in (see `open_guest`)."""
-
-    def open_level_in(self, shell: Shell) -> AbstractContextManager[Level]:
-        """Open the level inside a guest (see `open_level_in`)."""
-
-    def open_as_user(self, level: Level, adopted: Adopted, deadline: Deadline) -> AbstractContextManager[Visit]:
-        """Log in to a machine that is to be adopted, as the user's own OpenSSH would (see `open_user_ssh`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,27 +47,3 @@ def boot_timeout_s(level: int, *, is_emulated: bool) -> float:
     Measured under TCG on two idle cores: 9 s for a guest of the host, 27 s for one inside it.
     """
     return 60.0 * (5 if is_emulated else 1) * 2.0 ** (level - 1)
-
-
-class SshAccess:
-    """Guests that are reached by SSH: all of them. What speaks it is loaded when the first is: that takes a while."""
-
-    def open_guest(
-        self, level: Level, guest: Contact, keys: LabKeys, deadline: Deadline, *, is_booting: bool = False
-    ) -> AbstractContextManager[Shell]:
-        """Log in with the lab's key. Raises as `ssh_access.open_guest`."""
-        from nestctl.lab.ssh_access import open_guest
-
-        return open_guest(level, guest, keys, deadline, is_booting=is_booting)
-
-    def open_level_in(self, shell: Shell) -> AbstractContextManager[Level]:
-        """Open the level inside a guest. Raises `GuestError` for a shell that is not SSH's."""
-        from nestctl.lab.ssh_access import open_level_in
-
-        return open_level_in(shell)
-
-    def open_as_user(self, level: Level, adopted: Adopted, deadline: Deadline) -> AbstractContextManager[Visit]:
-        """Log in as the user's own OpenSSH would. Raises as `open_user_ssh`."""
-        from nestctl.lab.ssh_access import open_as_user
-
-        return open_as_user(adopted.ssh, deadline)

@@ -10,9 +10,10 @@ from pathlib import PurePosixPath
 from nestctl.adapters.libvirt import Domain
 from nestctl.deadline import Deadline
 from nestctl.errors import NestctlError
+from nestctl.lab.access import Access
 from nestctl.lab.adoption import Adoption, parse_uuid, read_adoptions
 from nestctl.lab.keys import LabKeys, find_keys
-from nestctl.lab.level import Access, Level
+from nestctl.lab.level import Level
 from nestctl.lab.parallel import run_all
 from nestctl.lab.plan import Contact
 from nestctl.lab.profiles import find_profile, list_profiles

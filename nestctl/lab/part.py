@@ -8,12 +8,13 @@ from contextlib import ExitStack, contextmanager
 from nestctl.adapters.process import LocalShell
 from nestctl.deadline import Deadline
 from nestctl.errors import FailedError, UsageError
+from nestctl.lab.access import SshAccess
 from nestctl.lab.bring_up import Wishes
 from nestctl.lab.converge import up
 from nestctl.lab.guest import remove_files, stop_guest
 from nestctl.lab.host import open_connection, plan_on, read_host
 from nestctl.lab.keys import read_keys
-from nestctl.lab.level import Level, SshAccess, Step, boot_timeout_s
+from nestctl.lab.level import Level, Step, boot_timeout_s
 from nestctl.lab.nodes import Node, list_nodes, list_outermost_made
 from nestctl.lab.plan import GuestPlan
 from nestctl.lab.preview import preview_changes

@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from nestctl.adapters.process import LocalShell
+from nestctl.lab.access import SshAccess
 from nestctl.lab.admission import Admission, assess_room, read_room
 from nestctl.lab.compare import Action, Change, compare, is_settled, wanted_plans
 from nestctl.lab.host import Host, has_domains, open_connection, read_host, read_host_facts
-from nestctl.lab.level import Level, SshAccess
+from nestctl.lab.level import Level
 from nestctl.lab.network_plan import NetworkPlan
 from nestctl.lab.networks import NetworkChange, compare_networks
 from nestctl.lab.observe import Inside, look_at, observe

@@ -13,12 +13,13 @@ from nestctl.adapters.shell import Shell
 from nestctl.adapters.uri import choose_uri
 from nestctl.deadline import Deadline
 from nestctl.errors import FailedError, GuestError, NestctlError, PrerequisiteError
+from nestctl.lab.access import Access, SshAccess
 from nestctl.lab.adopt import check_adopted, leave
 from nestctl.lab.adoption import Adoption, drop_adoption, list_adopted_domains, read_adoptions
 from nestctl.lab.audit import find_traces
 from nestctl.lab.host import open_connection
 from nestctl.lab.keys import LabKeys, find_keys
-from nestctl.lab.level import Access, Level, SshAccess, Step, list_own_domains
+from nestctl.lab.level import Level, Step, list_own_domains
 from nestctl.lab.networks import remove_networks
 from nestctl.lab.parallel import DEFAULT_JOBS, Failure, raise_failures, run_all
 from nestctl.lab.place import GUEST_DIRECTORY

@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 
 from nestctl.adapters.process import LocalShell
 from nestctl.adapters.uri import choose_uri
+from nestctl.lab.access import SshAccess
 from nestctl.lab.adoption import parse_size
 from nestctl.lab.host import open_connection
-from nestctl.lab.level import Level, SshAccess
+from nestctl.lab.level import Level
 from nestctl.lab.observe import Inside, Observed, look_at, observe
 from nestctl.lab.profiles import find_profile
 from nestctl.lab.render import parse_domain_type
