@@ -12,6 +12,8 @@ import re
 import select
 import subprocess
 import time
+import tty
+from contextlib import ExitStack
 from pathlib import Path
 
 from nestctl.image.store import Image
@@ -27,6 +29,8 @@ _GRUB = Path("/usr/lib/grub/i386-pc")  # named, because GRUB for EFI may be inst
 _GRUB_MODULES = "linux normal iso9660 biosdisk"
 _GRUB_CFG = "set timeout=0\nlinux /vmlinuz {line}\ninitrd /initramfs\nboot\n"
 _BOOT_LINE = "console=ttyS0 quiet panic=-1 nokaslr mitigations=off"
+
+_SCREEN = re.compile(rb'connected to screen "(\S+)"')
 
 _CONFIGURATION = """\
 display_library: term
@@ -77,7 +81,7 @@ def boot(cd: Path, work: Path, *, until: str, timeout_s: float, memory_mib: int 
     )
     # Debian's Bochs is built with its debugger, which waits for a command: 'c' continues.
     (work / "commands").write_text("c\n")
-    # Its text display wants a terminal. What it draws there has to be read, or it would wait.
+    # It wants a terminal, and makes another to draw its screen on. What comes there has to be read, or it would wait.
     terminal, its_end = pty.openpty()
     process = subprocess.Popen(
         (bochs, "-q", "-f", configuration, "-rc", work / "commands"),
@@ -100,20 +104,27 @@ def _read_until(
     serial: Path, terminal: int, process: subprocess.Popen[bytes], *, until: str, timeout_s: float, log: Path
 ) -> str:
     end_s = time.monotonic() + timeout_s
-    drawn = b""
-    while True:
-        readable, _, _ = select.select([terminal], [], [], 0.2)
-        if readable:
+    printed = b""
+    with ExitStack() as opened:
+        ends = [terminal]
+        while True:
+            readable, _, _ = select.select(ends, [], [], 0.2)
             try:
-                drawn = (drawn + os.read(terminal, 1 << 16))[-4000:]
+                read = {end: os.read(end, 1 << 16) for end in readable}
             except OSError:  # it has closed its end
                 process.wait(timeout=60)
-        console = serial.read_text(errors="replace") if serial.exists() else ""
-        if re.search(until, console, re.MULTILINE):
-            return console
-        said = f"{console[-4000:]}\n{drawn.decode(errors='replace')}"
-        assert process.poll() is None, f"Bochs ended with {process.returncode}:\n{said}\n{_tail(log)}"
-        assert time.monotonic() < end_s, f"Bochs did not come so far in {timeout_s:.0f} s:\n{said}\n{_tail(log)}"
+            else:
+                printed += read.get(terminal, b"")
+            if len(ends) == 1 and (screen := _SCREEN.search(printed)):
+                ends.append(os.open(screen.group(1), os.O_RDWR | os.O_NOCTTY))
+                opened.callback(os.close, ends[-1])
+                tty.setraw(ends[-1])
+            console = serial.read_text(errors="replace") if serial.exists() else ""
+            if re.search(until, console, re.MULTILINE):
+                return console
+            said = f"{console[-4000:]}\n{printed[-4000:].decode(errors='replace')}"
+            assert process.poll() is None, f"Bochs ended with {process.returncode}:\n{said}\n{_tail(log)}"
+            assert time.monotonic() < end_s, f"Bochs did not come so far in {timeout_s:.0f} s:\n{said}\n{_tail(log)}"
 
 
 def _tail(log: Path) -> str:

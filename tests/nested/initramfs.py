@@ -20,7 +20,7 @@ import nestctl.agent
 from nestctl.image.store import Image
 from tests.needs import need_program
 
-# What the interpreter loads to run the agent, asked of itself; and what its guests of two vCPUs need.
+# What the interpreter loads to run the agent, asked of itself; and what it needs to measure.
 _LOADED = """
 import json, os, runpy, sys
 sys.path.insert(0, sys.argv[1])
@@ -30,7 +30,7 @@ try:
     runpy.run_module("agent", run_name="__main__")
 except SystemExit:
     pass
-import agent.wakes
+import agent.measure, encodings.ascii
 origins = {name: getattr(module.__spec__, "origin", None) for name, module in sys.modules.items() if
            getattr(module, "__spec__", None)}
 json.dump({name: origin for name, origin in origins.items() if origin and os.path.exists(origin)}, sys.__stdout__)
