@@ -10,7 +10,8 @@ from nestctl.bench.stats import Interval, Spread, detectable_effect, is_outlier,
 from nestctl.model.samples import Better, Call, LevelRecord, Outcome, Results, Sample, Workload
 
 CLOCK_TOLERANCE = 1e-3  # what NTP may correct a clock by is half of that (500 ppm, adjtimex(2)); more is no oscillator
-MESSAGE_NS = 100_000_000  # what the two messages around samples may take before the level's clock is suspected
+# What the two messages around samples may take before a level's clock is suspected, for each level they go through.
+MESSAGE_NS = 100_000_000
 MESSAGE_SHARE = 0.05
 KNOWN_WELL = 0.05  # a drift whose uncertainty is larger is not said
 DISTURBANCE_TOLERANCE = 0.01  # of a sample, spent ready and without a CPU
@@ -236,7 +237,7 @@ def _summarize_figure(results: Results, level: LevelRecord, workload: Workload, 
         exits_per_operation=_exits(outcomes),
         void=tuple(sample.void for outcome in outcomes for sample in outcome.samples if sample.void),
         disturbed=sum(_is_disturbed(sample) for sample in samples),
-        unlike_clock=sum(len(_valid(outcome)) for call, outcome in taken if disagrees(call, outcome)),
+        unlike_clock=sum(len(_valid(outcome)) for call, outcome in taken if disagrees(call, outcome, level.depth)),
     )
 
 
@@ -259,11 +260,11 @@ def _exits(outcomes: Sequence[Outcome]) -> float | None:
     return statistics.median(counted) if counted else None
 
 
-def disagrees(call: Call, outcome: Outcome) -> bool:
+def disagrees(call: Call, outcome: Outcome, depth: int) -> bool:
     """Tell whether samples took longer by the level's clock than L0's was around them, or much less.
 
     What is around them is the bracket of the workload, else the visit; only the first can be too long. Messages take
-    time, so the level's time may be shorter by 5 % and 0.1 s.
+    time, so the level's time may be shorter by 5 % and 0.1 s for each level that they go through.
     """
     stamped = [sample for sample in outcome.samples if sample.begin_ns is not None and sample.end_ns is not None]
     if not stamped:
@@ -272,7 +273,7 @@ def disagrees(call: Call, outcome: Outcome) -> bool:
     if outcome.bracket is None:
         return inside_ns > (call.host_end_ns - call.host_begin_ns) * (1 + CLOCK_TOLERANCE)
     around_ns = outcome.bracket.host_end_ns - outcome.bracket.host_begin_ns
-    return not around_ns * (1 - MESSAGE_SHARE) - MESSAGE_NS <= inside_ns <= around_ns * (1 + CLOCK_TOLERANCE)
+    return not around_ns * (1 - MESSAGE_SHARE) - depth * MESSAGE_NS <= inside_ns <= around_ns * (1 + CLOCK_TOLERANCE)
 
 
 def _is_disturbed(sample: Sample) -> bool:

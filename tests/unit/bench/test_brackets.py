@@ -64,18 +64,24 @@ def test_a_counter_of_another_boot_counts_nothing() -> None:
     assert make_bracket(1, 2, None, 500).exits is None
 
 
-@pytest.mark.parametrize(("around_s", "is_flagged"), [(1.0, False), (0.99, True), (1.1, False), (1.5, True)])
-def test_a_level_whose_clock_says_another_time_than_l0_is_flagged(around_s: float, is_flagged: bool) -> None:
+@pytest.mark.parametrize(
+    ("around_s", "depth", "is_flagged"),
+    [(1.0, 1, False), (0.99, 1, True), (1.1, 1, False), (1.5, 1, True), (1.3, 1, True), (1.3, 3, False), (1.5, 3, True)],
+)
+def test_a_level_whose_clock_says_another_time_than_l0_is_flagged(
+    around_s: float, depth: int, is_flagged: bool
+) -> None:
+    """Messages to an l3 go through three levels, and take three times as long and longer."""
     bracket = Bracket(host_begin_ns=0, host_end_ns=round(around_s * SECOND_NS))
     sample = Sample(operations=1, elapsed_ns=SECOND_NS, begin_ns=7, end_ns=7 + SECOND_NS)
     outcome = Outcome(workload="cpu", samples=(sample,), bracket=bracket)
-    assert disagrees(call("l1", 1, "cpu", 1), outcome) is is_flagged
+    assert disagrees(call("l1", 1, "cpu", 1), outcome, depth) is is_flagged
 
 
 def test_samples_longer_than_their_visit_are_flagged_without_a_bracket() -> None:
     long, short = (call("l1", 1, "cpuid_exit", elapsed_ns) for elapsed_ns in (SECOND_NS * 2, SECOND_NS // 2))
-    assert disagrees(long, long.outcomes[0])
-    assert not disagrees(short, short.outcomes[0])
+    assert disagrees(long, long.outcomes[0], 1)
+    assert not disagrees(short, short.outcomes[0], 1)
 
 
 def test_clocks_are_checked_in_a_boot_without_brackets_too() -> None:
@@ -155,7 +161,7 @@ def test_whether_later_visits_are_bracketed_follows_from_what_pauses_took_in_the
     cost = pause_share(visits[0])
     assert brackets == [["cpu"], *([["cpu"] if cost <= DEAREST_PAUSES else []] * 3)]
     assert cost > DEAREST_PAUSES or not delay_s
-    assert not any(disagrees(visit, outcome) for visit in visits for outcome in visit.outcomes)
+    assert not any(disagrees(visit, outcome, 1) for visit in visits for outcome in visit.outcomes)
     (note,) = [it for it in describe_notes(summarize(measured)).reading if "around each workload" in it]
     assert f"in {len([it for it in brackets if it])} of 4 visits to l1 (pauses for it took" in note
     assert "L0 (" not in note
