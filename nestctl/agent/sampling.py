@@ -71,8 +71,9 @@ def take_timed(
 ) -> list[SampleRecord]:
     """Double the count until it takes an eighth of `target_ns`, then take the samples with the one that fills it.
 
-    At most `most` operations are asked for at once; then a sample is as short as those are. `warm_ups` more are taken
-    before, and discarded.
+    At most `most` operations are asked for at once; then a sample is as short as those are. At least `first_count` are;
+    then a sample is as long as those are, for fewer would be priced with what starting and ending them costs.
+    `warm_ups` more are taken before, and discarded.
     """
     operations = min(first_count, most)
     while True:
@@ -84,7 +85,7 @@ def take_timed(
             break
         operations *= 2
     filling = operations * target_ns // max(elapsed_ns, 1)
-    operations = min(max(filling, 1), most)
+    operations = min(max(filling, first_count), most)
     for _ in range(warm_ups):
         time_operations(operations)
     for _ in range(RETRIES):

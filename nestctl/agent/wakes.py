@@ -16,7 +16,7 @@ import threading
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Iterator
 
-from .exits import LAPIC_ENABLED, LAPIC_SPURIOUS, TIMEOUT_S, change_lapic, prove_exits, render_remark
+from .exits import FEWEST_EXITS, LAPIC_ENABLED, LAPIC_SPURIOUS, TIMEOUT_S, change_lapic, prove_exits, render_remark
 from .fact import NotFoundOut
 from .flat_guest import CODE_ADDRESS, FlatGuest, open_flat_pair
 from .kernel import bound_to
@@ -110,7 +110,7 @@ def _measure(
         second.load(theirs, at=SECOND_CODE, esp=STACKS[1])
         stack.enter_context(bound_to(cpus[0]))
         stack.enter_context(_running(second, cpus[1]))
-        taken = take_timed(time_interrupts(first, ours, counter), samples, target_ns, 1, warm_ups=1)
+        taken = take_timed(time_interrupts(first, ours, counter), samples, target_ns, FEWEST_EXITS, warm_ups=1)
         no_stats = first.no_stats
     remark = render_remark(f"the exits are not proved: {no_stats}" if no_stats else "")
     return {"samples": taken, "how": f"a guest without operating system in /dev/kvm: {how}", "remark": remark}

@@ -3,6 +3,7 @@
 import os
 import signal
 import struct
+from collections.abc import Callable
 
 import pytest
 
@@ -10,6 +11,7 @@ from nestctl.agent import exits, faults, flat_guest, kvm, kvm_stats, measure, me
 from nestctl.agent.exits import Exit, with_exits
 from nestctl.agent.fact import NotFoundOut
 from nestctl.agent.kvm import open_device
+from nestctl.agent.sampling import Outcome, Time
 
 needs_kvm = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="/dev/kvm may not be used here")
 CPUID = Exit("", b"", {})
@@ -104,6 +106,23 @@ def test_the_dirty_log_has_exactly_the_pages_that_were_written() -> None:
             assert faults.take_dirty_log(machine) == 37
             assert faults.take_dirty_log(machine) == 0
         region.close()
+
+
+@needs_kvm
+@pytest.mark.parametrize("measure_pages", [faults.measure_dirty_log, faults.measure_first_touch_4k])
+def test_as_many_pages_are_touched_as_a_sample_needs(
+    measure_pages: Callable[[int, int], Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not one, which the end of the run would be half of, and not a thousand, which take an emulated l3 a minute."""
+    counts: list[int] = []
+
+    def time_exits(guest: flat_guest.FlatGuest, cause: Exit, operations_per_exit: int = 1) -> Time:
+        time_operations = exits.time_exits(guest, cause, operations_per_exit)
+        return lambda count: (counts.append(count), time_operations(count))[1]
+
+    monkeypatch.setattr(faults, "time_exits", time_exits)
+    (sample,) = measure_pages(1, 1)["samples"]
+    assert {*counts, sample["operations"]} == {exits.FEWEST_EXITS}
 
 
 @needs_kvm

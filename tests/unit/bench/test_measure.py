@@ -87,6 +87,16 @@ def test_calibration_fills_the_time_and_keeps_the_count_for_all_samples(monkeypa
     assert [sample["operations"] for sample in samples] == [10_000] * 3
 
 
+def test_operations_that_take_longer_than_a_sample_are_not_fewer_than_the_first_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One exit of an emulated l3 alone would be priced with the exit that ends the run."""
+    clock = Clock(1_000_000)
+    monkeypatch.setattr(sampling, "clock_ns", lambda: clock.now_ns)
+    samples = sampling.take_samples(clock.run, samples=2, target_ns=100_000, first_count=32)
+    assert [sample["operations"] for sample in samples] == [32, 32]
+
+
 def test_a_stall_while_calibrating_does_not_make_samples_short(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(10, stalls={0: 10**9})
     monkeypatch.setattr(sampling, "clock_ns", lambda: clock.now_ns)
