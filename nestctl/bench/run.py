@@ -39,6 +39,7 @@ from nestctl.model.samples import (
 _BRACKETED = frozenset(workload.name for workload in AGENT_WORKLOADS if workload.family is not Family.MICRO_GUEST)
 
 MOST_ROUNDS = 1000  # of a run that its budget or its precision ends
+LONG_S = 120.0  # for which somebody waits, and wants to know
 
 Step = Callable[[str], AbstractContextManager[None]]
 
@@ -47,23 +48,33 @@ Step = Callable[[str], AbstractContextManager[None]]
 class Progress:
     """How far a run has come, over all boots of its guests; it began at `begun_s` by the monotonic clock.
 
-    `rounds` are begun, of `most_rounds` where it is known how many there will be. `pauses` has by the level's name what
-    its first visit with pauses said that they cost, as a part of its samples.
+    `rounds` are begun, the first of them after `first_s`, of `most_rounds` where it is known how many there will be.
+    `pauses` has by the level's name what its first visit with pauses said that they cost, as a part of its samples.
     """
 
     begun_s: float = field(default_factory=time.monotonic)
     most_rounds: int = MOST_ROUNDS
     boots: int = 0
     rounds: int = 0
+    first_s: float = 0.0
     pauses: dict[str, float] = field(default_factory=dict)
 
     @property
     def spent_s(self) -> float:
         return time.monotonic() - self.begun_s
 
+    def begin_round(self) -> None:
+        self.rounds += 1
+        self.first_s = self.first_s or self.spent_s
+
     def __str__(self) -> str:
-        most = f" of at most {self.most_rounds}" if self.most_rounds < MOST_ROUNDS else ""
-        return f"Round {self.rounds}{most}"
+        """Such as 'Round 2 of at most 5, about 12 min to go': what rounds and boots took until now, for all others."""
+        if self.most_rounds >= MOST_ROUNDS:
+            return f"Round {self.rounds}"
+        done = self.rounds - 1
+        left_s = (self.spent_s - self.first_s) / done * (self.most_rounds - done) if done else 0.0
+        left = f", about {left_s / 60:.0f} min to go" if left_s >= LONG_S else ""
+        return f"Round {self.rounds} of at most {self.most_rounds}{left}"
 
 
 @dataclass(kw_only=True)
@@ -190,7 +201,7 @@ def _run_rounds(log: _Log, deadline: Deadline, step: Step) -> None:
         is_late = settings.budget_s is not None and spent_s + longest_s > settings.budget_s
         if number > settings.fewest_rounds and (is_late or is_precise(log.results(Ending.COMPLETE))):
             return
-        progress.rounds += 1
+        progress.begin_round()
         with step(f"{progress}: {', '.join(map(str, visits))}"):
             for visit in visits:
                 if names:

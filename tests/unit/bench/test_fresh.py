@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 
@@ -95,6 +96,16 @@ def test_a_round_is_shown_with_its_number_in_the_whole_run(settings: dict[str, o
     found = run(lab, fresh=4, fewest_rounds=6, **settings)
     rounds = [text.partition(":")[0] for text in lab.said if text.startswith("Round")]
     assert rounds == [f"Round {number}{most}" for number in range(1, max(call.round for call in found.calls) + 1)]
+
+
+def test_a_round_of_a_long_run_says_how_long_it_will_go_on() -> None:
+    """Two rounds have taken ten minutes, after a minute in which the levels were reached: three will take fifteen."""
+    progress = Progress(begun_s=time.monotonic() - 660, most_rounds=5, rounds=2, first_s=60)
+    progress.begin_round()
+    assert str(progress) == "Round 3 of at most 5, about 15 min to go"
+    quick = Progress(begun_s=time.monotonic() - 70, most_rounds=5, rounds=2, first_s=60)
+    quick.begin_round()
+    assert str(quick) == "Round 3 of at most 5"
 
 
 def test_a_clock_that_begins_anew_with_each_boot_is_not_a_wrong_one() -> None:
