@@ -66,7 +66,15 @@ def test_a_counter_of_another_boot_counts_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("around_s", "depth", "is_flagged"),
-    [(1.0, 1, False), (0.99, 1, True), (1.1, 1, False), (1.5, 1, True), (1.3, 1, True), (1.3, 3, False), (1.5, 3, True)],
+    [
+        (1.0, 1, False),
+        (0.99, 1, True),
+        (1.1, 1, False),
+        (1.5, 1, True),
+        (1.3, 1, True),
+        (1.3, 3, False),
+        (1.5, 3, True),
+    ],
 )
 def test_a_level_whose_clock_says_another_time_than_l0_is_flagged(
     around_s: float, depth: int, is_flagged: bool
