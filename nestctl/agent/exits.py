@@ -55,7 +55,7 @@ FREE_PORT = 0x1234  # handled by nobody in the kernel; kvm-unit-tests' inl_from_
 PROOF_EXITS = 100
 # Of a sample: its end is another exit, and one to user space. Three levels down under emulation one takes milliseconds,
 # and a sample of one would be two of them.
-FEWEST_EXITS = 32
+FEWEST_EXITS = 16
 MOST_EXTRA = 2  # beyond those counted: the end of the run
 
 

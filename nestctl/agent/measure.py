@@ -78,6 +78,8 @@ def measure_one(name: str, samples: int, target_ns: int) -> Outcome:
         outcome.update(WORKLOADS[name](samples, target_ns))
     except (NotMeasuredError, NotFoundOut) as error:
         outcome["not_measured"] = str(error)
+    except TimeoutError as error:  # of a micro-guest, so what it says is ours and not the system's
+        outcome["not_measured"] = str(error.strerror)
     except OSError as error:
         outcome["not_measured"] = f"the system refused: {error}"
     return outcome

@@ -6,7 +6,8 @@ import time
 from contextlib import contextmanager
 from typing import Any, Callable, Dict, Iterator
 
-from .disturbance import difference, read_disturbance
+from .disturbance import NS_PER_S, difference, read_disturbance
+from .native import NotMeasuredError
 
 Outcome = Dict[str, Any]
 SampleRecord = Dict[str, Any]
@@ -16,6 +17,7 @@ Pause = Callable[[str], None]
 
 LARGEST_COUNT = (1 << 32) - 1
 RETRIES = 4
+LONGEST_S = 10.0  # of the fewest operations: calibrating and sampling take six times that, and more where all is slow
 
 
 def _go_on(_at: str) -> None:
@@ -73,11 +75,16 @@ def take_timed(
 
     At most `most` operations are asked for at once; then a sample is as short as those are. At least `first_count` are;
     then a sample is as long as those are, for fewer would be priced with what starting and ending them costs.
-    `warm_ups` more are taken before, and discarded.
+    `warm_ups` more are taken before, and discarded. Raises `NotMeasuredError` where so few take longer than
+    `LONGEST_S`.
     """
     operations = min(first_count, most)
     while True:
         elapsed_ns = time_operations(operations)["elapsed_ns"]
+        if elapsed_ns > LONGEST_S * NS_PER_S:
+            raise NotMeasuredError(
+                f"what a sample needs at least takes {elapsed_ns / NS_PER_S:.0f} s here, more than {LONGEST_S:.0f}"
+            )
         if elapsed_ns >= target_ns // 8:
             # Something else may have had the CPU just then: the shorter of two decides.
             elapsed_ns = min(elapsed_ns, time_operations(operations)["elapsed_ns"])

@@ -1,6 +1,7 @@
 """The agent's workloads, run for real with small targets. No test looks at how fast they are."""
 
 import ctypes
+import errno
 import mmap
 import os
 import platform
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from nestctl.agent import exits, measure, memory, native, sampling, walks
+from nestctl.agent.native import NotMeasuredError
 
 
 def test_routines_do_what_their_names_say() -> None:
@@ -95,6 +97,26 @@ def test_operations_that_take_longer_than_a_sample_are_not_fewer_than_the_first_
     monkeypatch.setattr(sampling, "clock_ns", lambda: clock.now_ns)
     samples = sampling.take_samples(clock.run, samples=2, target_ns=100_000, first_count=32)
     assert [sample["operations"] for sample in samples] == [32, 32]
+
+
+def test_what_takes_longer_than_anybody_waits_is_not_measured_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, not six times: under an emulated l3 the first touch of a page of 2 MiB takes twenty seconds."""
+    clock = Clock(1_250_000_000)
+    monkeypatch.setattr(sampling, "clock_ns", lambda: clock.now_ns)
+    with pytest.raises(NotMeasuredError, match="at least takes 20 s here, more than 10"):
+        sampling.take_samples(clock.run, samples=3, target_ns=100_000_000, first_count=16)
+    assert clock.now_ns == 16 * 1_250_000_000
+
+
+def test_a_micro_guest_that_does_not_end_says_that_and_not_what_the_system_would(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def hang(samples: int, target_ns: int) -> sampling.Outcome:
+        raise TimeoutError(errno.ETIMEDOUT, "the micro-guest did not end within 60 s")
+
+    monkeypatch.setitem(measure.WORKLOADS, "cpuid_exit", hang)
+    outcome = measure.measure_one("cpuid_exit", samples=1, target_ns=1)
+    assert outcome["not_measured"] == "the micro-guest did not end within 60 s"
 
 
 def test_a_stall_while_calibrating_does_not_make_samples_short(monkeypatch: pytest.MonkeyPatch) -> None:
