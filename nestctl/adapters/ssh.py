@@ -37,9 +37,11 @@ Stream = socket.socket | paramiko.Channel
 
 # How long one try waits for sshd's greeting. It grows from try to try: QEMU's user-mode network accepts a connection
 # long before the guest does, so early tries must be short, while a slow guest needs seconds to greet.
+# One that is ready gets more at once: with each try its sshd starts a process, which makes the next greeting later.
 _FIRST_GREETING_S = 0.4
+_READY_GREETING_S = 8.0
 _GREETING_GROWTH = 1.1
-_LONGEST_GREETING_S = 8.0
+_LONGEST_GREETING_S = 30.0
 
 # How often a guest that does not answer is asked after.
 _CHECK_INTERVAL_S = 2.0
@@ -306,7 +308,7 @@ def open_ssh(
     `check_alive` is called now and then while nobody answers; what it raises ends the wait.
     Raises `DeadlineError` when it never answers, and `GuestError` when another machine answers or the key is refused.
     """
-    greeting_s = _LONGEST_GREETING_S if is_ready else _FIRST_GREETING_S
+    greeting_s = _READY_GREETING_S if is_ready else _FIRST_GREETING_S
     transport = _connect(name, route, identity, deadline, check_alive, greeting_s)
     try:
         yield SshShell(name=name, transport=transport)

@@ -51,8 +51,8 @@ def open_guest(
     identity = Identity(user=guest.user, client_key=keys.client.private, host_key=host_key)
     with ExitStack() as stack:
         try:
-            # Who was adopted runs, and is not knocked at again and again.
-            is_ready = bool(guest.host_key) or (is_booting and _wait_for_ready(level, guest, deadline))
+            # Who runs already, as all do that were adopted, is not knocked at again and again.
+            is_ready = bool(guest.host_key) or not is_booting or _wait_for_ready(level, guest, deadline)
             shell = stack.enter_context(
                 open_ssh(
                     f"{guest.name}.{guest.lab}",

@@ -8,15 +8,20 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
+from nestctl.adapters.process import LocalShell
 from nestctl.adapters.ssh import DirectRoute, JumpRoute, Route, SshShell, open_ssh
 from nestctl.deadline import Deadline
 from nestctl.errors import DeadlineError, GuestError, PrerequisiteError
 from nestctl.lab.keys import ensure_keys
+from nestctl.lab.level import Level
+from nestctl.lab.plan import Contact
+from nestctl.lab.ssh_access import open_guest
 from tests.contract.sshd import Server, free_port, start_sshd
+from tests.fakes import FakeHypervisor, World
 
 
 def soon() -> Deadline:
@@ -92,13 +97,36 @@ def test_one_that_is_ready_is_asked_once(is_ready: bool, sshd: Server) -> None:
         deadline = Deadline.after(1.5, "It")
         with pytest.raises(DeadlineError), open_ssh("l1", route, sshd.identity, deadline=deadline, is_ready=is_ready):
             pytest.fail("logged in to silence")
-        silent.settimeout(0.1)
-        asked = 0
-        with suppress(TimeoutError):
-            while True:
-                silent.accept()[0].close()
-                asked += 1
-    assert (asked == 1) is is_ready
+        assert (count_waiting(silent) == 1) is is_ready
+
+
+def count_waiting(listener: socket.socket) -> int:
+    listener.settimeout(0.1)
+    asked = 0
+    with suppress(TimeoutError):
+        while True:
+            listener.accept()[0].close()
+            asked += 1
+    return asked
+
+
+def test_a_guest_that_runs_is_asked_once_however_slowly_it_greets(tmp_path: Path) -> None:
+    """An l3 under emulation greets after seconds, and each time that it was asked again it was a minute later."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as silent:
+        contact = Contact(
+            lab="demo",
+            name="l1",
+            level=1,
+            domain="demo-l1",
+            address="",
+            port=silent.getsockname()[1],
+            console=PurePosixPath(tmp_path / "console"),
+        )
+        level = Level(shell=LocalShell(), hypervisor=FakeHypervisor("L0", World()))
+        keys = ensure_keys(tmp_path / "keys.json", ["l1"])
+        with pytest.raises(DeadlineError), open_guest(level, contact, keys, Deadline.after(1.5, "It")):
+            pytest.fail("logged in to silence")
+        assert count_waiting(silent) == 1
 
 
 def test_one_that_speaks_something_else_is_waited_for_as_well(sshd: Server) -> None:
