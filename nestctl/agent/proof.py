@@ -28,7 +28,10 @@ CPUID_CODE = bytes.fromhex(
 )
 
 NOT_PROVED = "It was not tried: --passive only reads."
-PROBE_TIMEOUT_S = 1.0  # a probe takes a hundredth of it, two levels down a third; a guest that hangs is ended
+# For a guest's first answer; one that hangs is ended. A hundredth is enough, but three levels down, where all is
+# emulated and other programs run, first answers took up to 3 s, and what followed 12 s.
+PROBE_TIMEOUT_S = 5.0
+FOLLOWING = 4  # times as long for all that follows the first answer
 FIRST_TURNS = 10  # few enough for a backend that needs microseconds per instruction, or an exit of a millisecond
 CALIBRATION_RUNS = 3  # of which each has to be long enough: a single one may have been interrupted
 # Undisturbed runs differ by a few percent. Those of a busy machine do not agree, and more of them have to be long.
@@ -42,10 +45,12 @@ def measure(
     """Time what `run` does in `guest`: double its turns until it takes `target_s`; return `repeats` runs of that many.
 
     A run also has to take ten times what entering the guest costs, which is milliseconds two levels down. Of several
-    runs the shortest decide: on a busy machine a single one says nothing. Raises `TimeoutError` after `timeout_s`.
+    runs the shortest decide: on a busy machine a single one says nothing. Raises `TimeoutError` when the first run has
+    not ended after `timeout_s`, and after four times that for all others.
     """
     with guest.deadline(timeout_s):
-        run(1)  # the first run pays for the guest's page faults
+        run(1)  # it pays for the guest's page faults
+    with guest.deadline(FOLLOWING * timeout_s):
         entry_ns = min(run(1).elapsed_ns for _ in range(CALIBRATION_RUNS))
         enough_ns = max(target_s * 1e9, 10 * entry_ns)
         turns = FIRST_TURNS
@@ -79,7 +84,7 @@ def measure_code(
 ) -> list[Sample]:
     """Time a loop in a guest: `LOOP_CODE` takes about 1 ns per turn where hardware runs it, `CPUID_CODE` an exit.
 
-    Raises OSError when /dev/kvm cannot be used, `TimeoutError` (also one) when `timeout_s` is over, and `NotFoundOut`.
+    Raises OSError when /dev/kvm cannot be used, `TimeoutError` (also one) as `measure`, and `NotFoundOut`.
     """
     with open_device() as device, open_micro_guest(device) as guest:
         return measure(guest, partial(guest.run, code), target_s=target_s, repeats=repeats, timeout_s=timeout_s)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import cast
 
@@ -123,6 +123,36 @@ def test_a_busy_machine_does_not_make_a_guest_slow(stalls_ms: Sequence[int]) -> 
     samples = proof.measure(cast("kvm.MicroGuest", guest), guest.run, target_s=0.002, repeats=2)
     assert len(samples) == 2
     assert 5 < samples[0].ns_per_turn < 6
+
+
+class ThreeLevelsDown:
+    """Under emulation on a busy machine: 2.9 s until the first answer, then 80 ms to enter and 50 ms for an exit."""
+
+    left_s = 0.0
+    first_s = 2.9
+
+    @contextmanager
+    def deadline(self, timeout_s: float) -> Iterator[None]:
+        self.left_s = timeout_s
+        yield
+
+    def run(self, turns: int) -> kvm.Sample:
+        taken_s, self.first_s = self.first_s or 0.08 + 0.05 * turns, 0.0
+        self.left_s -= taken_s
+        if self.left_s < 0:
+            raise TimeoutError
+        return kvm.Sample(turns=turns, elapsed_ns=round(taken_s * 1e9))
+
+
+def test_a_guest_that_is_slow_does_not_hang() -> None:
+    guest = ThreeLevelsDown()
+    guest_of_kvm = cast("kvm.MicroGuest", guest)
+    timeout_s = proof.PROBE_TIMEOUT_S
+    (sample,) = proof.measure(guest_of_kvm, guest.run, target_s=0.002, repeats=1, timeout_s=timeout_s)
+    assert 0.05e9 < sample.ns_per_turn < 0.06e9
+    guest.first_s = 3600
+    with pytest.raises(TimeoutError):
+        proof.measure(guest_of_kvm, guest.run, target_s=0.002, timeout_s=timeout_s)
 
 
 def test_a_guest_that_never_ends_is_ended_by_the_deadline(guest: kvm.MicroGuest) -> None:
