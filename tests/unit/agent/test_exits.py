@@ -11,7 +11,7 @@ from nestctl.agent import exits, faults, flat_guest, kvm, kvm_stats, measure, me
 from nestctl.agent.exits import Exit, with_exits
 from nestctl.agent.fact import NotFoundOut
 from nestctl.agent.kvm import open_device
-from nestctl.agent.sampling import Outcome, Time
+from nestctl.agent.sampling import Outcome, SampleRecord, Time
 
 needs_kvm = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="/dev/kvm may not be used here")
 CPUID = Exit("", b"", {})
@@ -118,7 +118,12 @@ def test_as_many_pages_are_touched_as_a_sample_needs(
 
     def time_exits(guest: flat_guest.FlatGuest, cause: Exit, operations_per_exit: int = 1) -> Time:
         time_operations = exits.time_exits(guest, cause, operations_per_exit)
-        return lambda count: (counts.append(count), time_operations(count))[1]
+
+        def time_counted(count: int) -> SampleRecord:
+            counts.append(count)
+            return time_operations(count)
+
+        return time_counted
 
     monkeypatch.setattr(faults, "time_exits", time_exits)
     (sample,) = measure_pages(1, 1)["samples"]
