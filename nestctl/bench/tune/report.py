@@ -97,10 +97,11 @@ def _warnings(summary: TuneSummary) -> Iterator[str]:
 def _notes(summary: TuneSummary) -> Iterator[str]:
     results = summary.results
     rounds = max((call.round for call in results.baseline.calls), default=0) if results.baseline else 0
+    times = "once" if rounds == 1 else f"{rounds} times"
     yield (
-        f"'{results.guest}' was booted anew for every value: {rounds} times with each setting and {2 * rounds} times "
-        "as it is, half of them as control; in random order, every second round backwards. 2× is twice as dear with "
-        "the setting, whatever the unit; in brackets the 95 % interval."
+        f"'{results.guest}' was booted anew for every value: {times} with each setting "
+        f"and {2 * rounds} times as it is, half of them as control; in random order, every second round backwards. "
+        "2× is twice as dear with the setting, whatever the unit; in brackets the 95 % interval."
     )
     if rounds < 2:
         yield "One round is too few for an interval, so nothing is said to differ."
