@@ -11,10 +11,12 @@ from nestctl.model.samples import Settings
 
 # What a visit takes besides, by results of this project: a workload prepares its memory and files and finds its count
 # in 0.005 to 0.1 s on a machine and in 0.15 to 0.25 s on an emulated one, beside a sample that is discarded; a program
-# runs for a second, and starts and ends in 0.1 to 1.5 s.
+# runs for a second, and starts and ends in 0.1 to 1.5 s. An emulated l3 took four to seven times as long as its l2.
 _PREPARING_S = 0.1
 _PREPARING_EMULATED_S = 0.2
-_PROGRAM_S = 2.0
+_PROGRAM_RUNS_S = 1.0
+_PROGRAM_STARTS_S = 1.0
+_DEEPER = 5.0  # times as long at each emulated level below the second
 
 
 def estimate_round_s(levels: Sequence[Level], settings: Settings) -> float:
@@ -27,9 +29,14 @@ def estimate_round_s(levels: Sequence[Level], settings: Settings) -> float:
     if settings.has_control and levels:
         visited.append(control_of(levels))
     return sum(
-        asked * (sampling_s + (_PREPARING_EMULATED_S if level.is_emulated else _PREPARING_S)) + programs * _PROGRAM_S
+        asked * (sampling_s + (_PREPARING_EMULATED_S if level.is_emulated else _PREPARING_S) * _slowness(level))
+        + programs * (_PROGRAM_RUNS_S + _PROGRAM_STARTS_S * _slowness(level))
         for level in visited
     )
+
+
+def _slowness(level: Level) -> float:
+    return _DEEPER ** max(level.depth - 2, 0) if level.is_emulated else 1.0
 
 
 def fit_to_budget(levels: Sequence[Level], settings: Settings, *, spent_s: float) -> tuple[Settings, tuple[str, ...]]:

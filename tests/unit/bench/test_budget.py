@@ -17,8 +17,8 @@ from tests.unit.bench.builders import FakeShell, Machine
 from tests.unit.bench.test_fresh import Lab
 
 
-def lab(*, is_emulated: bool = True) -> Sequence[Machine]:
-    names = ("L0", "l1", "l2")
+def lab(*, is_emulated: bool = True, depth: int = 2) -> Sequence[Machine]:
+    names = ("L0", "l1", "l2", "l3")[: depth + 1]
     return [
         Machine(
             name=name,
@@ -39,6 +39,13 @@ def test_a_round_grows_with_samples_levels_and_workloads() -> None:
     assert estimate_round_s(lab()[:1], one.model_copy(update={"has_control": False})) == pytest.approx(0.5)
     two = one.model_copy(update={"workloads": ("cpu", "sysbench_cpu", "boot_to_ssh")})
     assert estimate_round_s(lab(), two) == pytest.approx(0.5 + 3 * 0.6 + 4 * 2)
+
+
+def test_a_third_emulated_level_takes_longer_than_the_others_together() -> None:
+    """By hand: l3, twice, prepares for 1 s instead of 0.2 s, and its programs start in 5 s instead of 1 s."""
+    one = Settings(samples=3, target_ms=100, workloads=("cpu", "sysbench_cpu"), has_control=True)
+    assert estimate_round_s(lab(depth=3), one) == pytest.approx(0.5 + 2 * 0.6 + 3 * 2 + 2 * (1.4 + 6))
+    assert estimate_round_s(lab(depth=3, is_emulated=False), one) == pytest.approx(5 * 2.5)
 
 
 def test_the_estimates_are_not_far_from_what_runs_took() -> None:
