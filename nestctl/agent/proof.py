@@ -29,9 +29,9 @@ CPUID_CODE = bytes.fromhex(
 
 NOT_PROVED = "It was not tried: --passive only reads."
 # For a guest's first answer; one that hangs is ended. A hundredth is enough, but three levels down, where all is
-# emulated and other programs run, first answers took up to 3 s, and what followed 12 s.
+# emulated and other programs run, first answers took up to 3 s.
 PROBE_TIMEOUT_S = 5.0
-FOLLOWING = 4  # times as long for all that follows the first answer
+FOLLOWING = 2  # times as long for all that follows the first answer
 FIRST_TURNS = 10  # few enough for a backend that needs microseconds per instruction, or an exit of a millisecond
 CALIBRATION_RUNS = 3  # of which each has to be long enough: a single one may have been interrupted
 # Undisturbed runs differ by a few percent. Those of a busy machine do not agree, and more of them have to be long.
@@ -46,7 +46,7 @@ def measure(
 
     A run also has to take ten times what entering the guest costs, which is milliseconds two levels down. Of several
     runs the shortest decide: on a busy machine a single one says nothing. Raises `TimeoutError` when the first run has
-    not ended after `timeout_s`, and after four times that for all others.
+    not ended after `timeout_s`, and after twice that for all others.
     """
     with guest.deadline(timeout_s):
         run(1)  # it pays for the guest's page faults

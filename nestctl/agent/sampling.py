@@ -17,7 +17,7 @@ Pause = Callable[[str], None]
 
 LARGEST_COUNT = (1 << 32) - 1
 RETRIES = 4
-LONGEST_S = 10.0  # of the fewest operations: calibrating and sampling take six times that, and more where all is slow
+LONGEST_S = 5.0  # of the fewest operations: with calibrating it is done seven times, and a micro-guest has a minute
 
 
 def _go_on(_at: str) -> None:
