@@ -23,6 +23,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 WIDTH_INCHES = 4.6  # on a phone's screen the text then keeps a size that can be read
 MOST_ROWS = 16  # of a plot of workloads: two stand side by side on a screen, and above other things on a printed page
+MOST_COLUMNS = 3  # of a legend: a fourth emulated level would be cut off
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a level may be called 'a$b'
@@ -92,7 +93,7 @@ def _draw_exits(axes: Axes, summary: Summary, rows: Sequence[Row]) -> None:
         marks = [(exits, number) for exits, number in counted if exits]
         if marks:
             axes.plot(*zip(*marks, strict=True), **_style(level, summary), linestyle="none", label=_label(level))
-    _frame(axes, rows, "exits per operation", unit="", legend_columns=3)
+    _frame(axes, rows, "exits per operation", unit="", legend_columns=MOST_COLUMNS)
 
 
 def _frame(axes: Axes, rows: Sequence[Row], label: str, *, unit: str, legend_columns: int) -> None:
@@ -137,7 +138,7 @@ def _draw_samples(axes: Axes, row: Row) -> None:
     _label_ticks(axes.yaxis, "")
     axes.set_xlabel("seconds since the run began")
     axes.set_ylabel(row.workload.unit)
-    _add_legend(axes, len(row.figures))
+    _add_legend(axes, min(len(row.figures), MOST_COLUMNS))
 
 
 def _label_ticks(axis: Axis, unit: str) -> None:

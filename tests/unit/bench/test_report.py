@@ -416,3 +416,16 @@ def test_the_noise_is_a_band_in_the_plot_and_only_where_there_is_some() -> None:
     assert "Grey bands" in with_band
     assert "#e9ecf0" in with_band
     assert "Grey bands" not in without
+
+
+def test_a_legend_of_four_levels_is_inside_its_plot() -> None:
+    names = ("L0", "l1", "l2", "l3")
+    levels = [
+        record(name, names[depth - 1] if depth else None, depth=depth, is_emulated=depth > 0)
+        for depth, name in enumerate(names)
+    ]
+    calls = [call(name, 1, "cpu", 10**6) for name in names]
+    svg = plots.plot_samples(summarize(results(levels, calls, workloads=choose_workloads(["cpu"]))).rows[0])
+    (end,) = (float(x) for x in re.findall(r'<text[^>]* x="([\d.]+)"[^>]*>l3 \(emulated\)</text>', svg))
+    # In points of 1/72 inch; a letter of DejaVu Sans at 9 points is about 5.5 wide.
+    assert end + 5.5 * len("l3 (emulated)") < 72 * plots.WIDTH_INCHES
