@@ -44,7 +44,8 @@ qemu-img create -q -f qcow2 ${3:+-F "$6" -b "$3"} "$2.new" "$4"
 mv "$2.new" "$2"
 [ -n "$5" ] && [ ! -e "$5" ] || exit 0
 mkdir -p "$5.$$/image"
-trap 'rm -rf "$5.$$"' EXIT
+trap 'umount "$5.$$/image" 2> /dev/null || :; rm -rf "$5.$$"' EXIT
+trap 'exit 143' TERM
 mount -t ext4 -o ro,noload "$3" "$5.$$/image"
 cp "$5.$$/image/boot/vmlinuz" "$5.$$/image/boot/initrd" "$5.$$/"
 umount "$5.$$/image"
@@ -69,9 +70,13 @@ def create_guest(level: Level, plan: GuestPlan, keys: LabKeys, deadline: Deadlin
             files.result()
         return start_guest(level, plan, created=created)
     except BaseException:
-        if level.hypervisor.find_domain(plan.domain):
-            level.hypervisor.remove_domain(plan.domain)
-        remove_files(level.shell, plan.place.directory, plan.name)
+        try:
+            if level.hypervisor.find_domain(plan.domain):
+                level.hypervisor.remove_domain(plan.domain)
+            remove_files(level.shell, plan.place.directory, plan.name)
+        except NestctlError as error:
+            # What went wrong first is what the user has to know: often it is why this does not work, either.
+            log.warning("nestctl: warning: what was made of '%s' could not be removed: %s", plan.name, error)
         raise
 
 
