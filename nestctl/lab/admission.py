@@ -56,8 +56,8 @@ def parse_available_mib(meminfo: str) -> int | None:
 class Admission:
     """Whether what is about to start fits this machine: its sums, the errors that say why it does not, warnings.
 
-    `needed_mib` is the memory of each guest that starts, QEMU's own included; `vcpus` those of all guests of this
-    machine, `disk_gib` what the new disks may grow to together.
+    `needed_mib` is the memory that each guest that starts has not yet, QEMU's own included; `vcpus` those of all guests
+    of this machine, `disk_gib` what the new disks may grow to together.
     """
 
     room: Room
@@ -77,11 +77,9 @@ def assess_room(changes: Iterable[Change], room: Room) -> Admission | None:
     changes = tuple(changes)
     if not any(it.plan and it.action in STARTING for it in changes):
         return None
-    # What runs, and is to run on, has its memory already.
-    more = [it.plan for it in changes if it.plan and it.action in {Action.CREATE, Action.START}]
+    needed_mib = {it.name: mib for it in changes if it.plan and (mib := _more_mib(it, it.plan))}
     plans = [it.plan for it in changes if it.plan]
     creating = [it.plan for it in changes if it.plan and it.action is Action.CREATE]
-    needed_mib = {plan.name: plan.memory_mib + QEMU_OVERHEAD_MIB for plan in more}
     crowds = list(_list_crowds(plans, room.cpus))
     return Admission(
         room=room,
@@ -91,6 +89,17 @@ def assess_room(changes: Iterable[Change], room: Room) -> Admission | None:
         refusals=(*_refuse_memory(needed_mib, room.available_mib), *(it for crowd in crowds for it in crowd.refuse())),
         warnings=(*(it for crowd in crowds for it in crowd.warn()), *_assess_disks(creating, room.free_gib)),
     )
+
+
+def _more_mib(change: Change, plan: GuestPlan) -> int:
+    """Say what a guest takes that it has not yet; one that is started again gives back what it has."""
+    if change.action not in STARTING:
+        return 0
+    there = change.observed
+    if there is None or not there.is_running:
+        return plan.memory_mib + QEMU_OVERHEAD_MIB
+    has_mib = there.mark.settings.get("memory_mib", 0)
+    return max(plan.memory_mib - has_mib, 0) if isinstance(has_mib, int) else plan.memory_mib
 
 
 def check_room(changes: tuple[Change, ...], room: Room) -> tuple[str, ...]:

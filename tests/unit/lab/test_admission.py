@@ -28,7 +28,7 @@ from nestctl.model.facts import Known
 from nestctl.model.facts_document import parse_facts
 from nestctl.model.lab import Guest, Lab
 from nestctl.paths import resource
-from tests.builders import lab_of_depth, plans_of
+from tests.builders import lab_of_depth, plans_of, seen
 
 HOSTS = Path(__file__).parents[2] / "hosts"
 
@@ -83,6 +83,23 @@ def test_check_and_up_agree_whether_the_smallest_lab_fits(short_mib: int, status
     assert (not admission.refusals) is (status is Status.PASS)
     facts = parse_facts(read_recording(HOSTS / "intel-nested-on").collect())
     assert find_memory(replace(facts, memory_available_mib=Known(value=free_mib))).status is status
+
+
+@pytest.mark.parametrize(
+    ("memory_mib", "is_running", "needed"), [(1024, True, {}), (1536, True, {"a": 512}), (1536, False, {"a": 1664})]
+)
+@pytest.mark.parametrize("again", [{"cpus": 2}, {"disk_gib": 9}])
+def test_a_guest_that_is_started_again_needs_what_it_has_not_yet(
+    again: dict[str, int], memory_mib: int, is_running: bool, needed: dict[str, int]
+) -> None:
+    there = seen(plans_of(lab(a=Guest(memory_mib=1024))))
+    (guest,) = there.guests
+    there = replace(there, guests=(replace(guest, domain=replace(guest.domain, is_running=is_running)),))
+    changes = compare(plans_of(lab(a=Guest(memory_mib=memory_mib, **again))), there)  # type: ignore[arg-type]
+    admission = assess_room(changes, room(available_mib=600))
+    assert admission
+    assert admission.needed_mib == needed
+    assert bool(admission.refusals) is not is_running
 
 
 def test_a_long_sum_is_shown_short() -> None:
