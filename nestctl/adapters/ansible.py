@@ -6,6 +6,7 @@ Its programs are started, not imported: Ansible promises nothing about its Pytho
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 import threading
@@ -66,6 +67,9 @@ def run_ansible(
                 "ANSIBLE_LOCAL_TEMP": directory,
                 "ANSIBLE_SSH_CONTROL_PATH_DIR": f"{directory}/cp",
                 "ANSIBLE_NOCOLOR": "1",
+                # What is read of it: a user's configuration may want other forms.
+                "ANSIBLE_STDOUT_CALLBACK": "default",
+                "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
                 "ANSIBLE_RETRY_FILES_ENABLED": "0",
                 # One process a task there, and no file is put there first.
                 "ANSIBLE_PIPELINING": "1",
@@ -80,3 +84,21 @@ def run_ansible(
             stop=stop,
         )
         return shell.run((found, *words), deadline=deadline)
+
+
+def find_reason(completed: Completed) -> str:
+    """Say why a play failed: what its last task that failed said, else the last lines of all that was said.
+
+    Ansible prints it as 'fatal: [HOST]: FAILED! => {JSON}'.
+    """
+    text = completed.text
+    for found in reversed(list(re.finditer(r"^fatal: \[[^]]+\]: [A-Z]+! => ", text, re.MULTILINE))):
+        try:
+            document, _ = json.JSONDecoder().raw_decode(text[found.end() :])
+            if said := [str(document[key]).strip() for key in ("msg", "stderr") if document.get(key)]:
+                return " ".join(said)[:1500]
+        except ValueError:
+            pass
+        break
+    lines = (completed.stderr or completed.stdout).decode(errors="replace").strip().splitlines()
+    return "\n  ".join([f"ansible-playbook ended with exit code {completed.exit_code}:", *lines[-6:]])

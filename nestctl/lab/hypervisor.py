@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from functools import cache
 from pathlib import Path
 
-from nestctl.adapters.ansible import run_ansible
+from nestctl.adapters.ansible import find_reason, run_ansible
 from nestctl.adapters.shell import Shell
 from nestctl.deadline import Deadline
 from nestctl.errors import GuestError
@@ -36,24 +35,12 @@ def prepare_hypervisor(plan: GuestPlan, shell: Shell, ssh_config: Path, deadline
     completed = run_ansible("ansible-playbook", words, deadline=deadline, stop=deadline.stop)
     if completed.exit_code != 0:
         raise GuestError(
-            f"The guest '{plan.name}' could not be made a hypervisor: {_find_reason(completed.text)}",
+            f"The guest '{plan.name}' could not be made a hypervisor: {find_reason(completed)}",
             hint=f"The packages come from the guest's own sources. See 'nestctl ssh {plan.name}', and run 'nestctl up' "
             "again.",
         )
     command = ("sh", "-c", f"mkdir -p {Path(PREPARED_FILE).parent} && echo {_digest()} > {PREPARED_FILE}")
     shell.run(command, deadline=deadline).expect_success()
-
-
-def _find_reason(text: str) -> str:
-    """Find what the last task that failed said: Ansible prints it as 'fatal: [HOST]: FAILED! => {JSON}'."""
-    for found in reversed(list(re.finditer(r"^fatal: \[[^]]+\]: [A-Z]+! => ", text, re.MULTILINE))):
-        try:
-            document, _ = json.JSONDecoder().raw_decode(text[found.end() :])
-            said = [str(document[key]).strip() for key in ("msg", "stderr") if document.get(key)]
-            return " ".join(said)[:1500]
-        except (ValueError, KeyError):
-            break
-    return "\n  ".join(["the playbook failed.", *text.strip().splitlines()[-6:]])
 
 
 @cache

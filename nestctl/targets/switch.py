@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nestctl.adapters.ansible import run_ansible
+from nestctl.adapters.ansible import find_reason, run_ansible
 from nestctl.adapters.shell import Completed
 from nestctl.adapters.ssh_options import Destination, read_options
 from nestctl.check.findings import Answer, Verdict
@@ -174,25 +174,13 @@ def _count_changes(target: Target, completed: Completed) -> int:
     recap = re.search(r"^target +: .*\bchanged=(\d+)", completed.text, re.MULTILINE)
     if completed.exit_code == 0 and recap:
         return int(recap[1])
-    reason = _find_reason(completed)
+    reason = find_reason(completed)
     if re.search(r"^target +: .*\bunreachable=[1-9]", completed.text, re.MULTILINE):
         raise UnreachableError(reason)
     hint = ""
     if "sudo" in reason and "password" in reason.lower():
         hint = "Run it as root, log in as root, or let sudo ask for no password there."
     raise FailedError(f"Nesting on '{target.name}' was not switched: {reason}", hint=hint)
-
-
-def _find_reason(completed: Completed) -> str:
-    """Find the message of the last task that failed: Ansible prints it as 'fatal: [HOST]: FAILED! => {JSON}'."""
-    for found in reversed(list(re.finditer(r"^fatal: \[target\]: [A-Z]+! => ", completed.text, re.MULTILINE))):
-        try:
-            document, _ = json.JSONDecoder().raw_decode(completed.text[found.end() :])
-            return str(document["msg"])
-        except (ValueError, KeyError):
-            break
-    said = (completed.stderr or completed.stdout).decode(errors="replace").strip().splitlines()
-    return "\n  ".join([f"ansible-playbook ended with exit code {completed.exit_code}:", *said[-6:]])
 
 
 def render_switched(target: Target, before: ModuleState, switched: Switched, wanted: Wanted, *, dry_run: bool) -> str:

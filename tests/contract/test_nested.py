@@ -63,8 +63,13 @@ def test_a_machine_that_says_something_else_is_not_found_out(tmp_path: Path) -> 
         read_state(LocalShell(environment={"PATH": str(tmp_path)}), soon())
 
 
-def test_the_reason_of_a_play_that_fails_is_the_sentence() -> None:
+@pytest.mark.parametrize("setting", ["", "callback_result_format = yaml", "stdout_callback = oneline"])
+def test_the_reason_of_a_play_that_fails_is_the_sentence(
+    setting: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """This machine's processor shows neither VMX nor SVM; where it does, other tests run the playbook for real."""
+    (tmp_path / "ansible.cfg").write_text(f"[defaults]\n{setting}\n")
+    monkeypatch.setenv("ANSIBLE_CONFIG", str(tmp_path / "ansible.cfg"))
     state = look_at(HERE)
     if state.name:
         pytest.skip("this machine has a module that could be switched, and that is not done here")
