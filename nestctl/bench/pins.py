@@ -197,7 +197,8 @@ def _put_back(shell: Shell, domains: Sequence[str], before: Sequence[Thread]) ->
     known = {thread.number: thread.cpus for thread in before}
     first = {thread.domain: thread.cpus for thread in reversed(before)}
     _, now = _list(shell, domains)
-    _pin(shell, {thread.number: known.get(thread.number, first[thread.domain]) for thread in now})
+    there = (thread for thread in now if thread.domain in first)
+    _pin(shell, {thread.number: known.get(thread.number, first[thread.domain]) for thread in there})
 
 
 def _list(shell: Shell, domains: Sequence[str]) -> tuple[tuple[Core, ...], tuple[Thread, ...]]:

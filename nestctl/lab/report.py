@@ -156,6 +156,8 @@ def _place(status: GuestStatus) -> str:
 
 
 def _add(tree: Tree, statuses: tuple[GuestStatus, ...]) -> None:
+    from rich.markup import escape
+
     for status in statuses:
         words = [
             f"[bold]{status.name}[/bold]",
@@ -166,6 +168,6 @@ def _add(tree: Tree, statuses: tuple[GuestStatus, ...]) -> None:
             f"{status.cpus} CPU{'s' if status.cpus > 1 else ''}",
             f"{status.memory_mib} MiB",
             *([f"{render_age(status.age_s)} old"] if status.age_s is not None and not status.is_adopted else []),
-            *([f"adopted: domain {status.domain}"] if status.is_adopted else []),
+            *([f"adopted: domain {escape(status.domain)}"] if status.is_adopted else []),
         ]
         _add(tree.add("  ".join(words)), status.guests)
