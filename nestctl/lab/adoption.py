@@ -213,7 +213,8 @@ def parse_size(xml: str) -> tuple[int, int]:
     """Read how many CPUs and how much memory a domain has now, in MiB (libvirt writes it in KiB)."""
     root = ElementTree.fromstring(xml)  # noqa: S314
     kib = root.findtext("currentMemory", "") or root.findtext("memory", "0")
-    return int(root.findtext("vcpu", "1")), int(kib) // 1024
+    vcpu = root.find("vcpu")  # its text is the most there can be, where some are not there yet
+    return int(vcpu.get("current") or vcpu.text or 1) if vcpu is not None else 1, int(kib) // 1024
 
 
 def parse_uuid(xml: str) -> str:

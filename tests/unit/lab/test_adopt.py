@@ -33,8 +33,10 @@ from tests.fakes import FakeDomain, Killed, World, make_machine, own_domains
 from tests.lab_bench import Bench
 
 UUID = "0f5c0ab4-1f6e-4b0c-8a3c-3a8f2a4d9c11"
+# As libvirt writes one that could have more CPUs and memory than it has now.
 XML = (
-    f"<domain type='kvm'><name>hv1</name><uuid>{UUID}</uuid><memory unit='KiB'>4194304</memory><vcpu>2</vcpu></domain>"
+    f"<domain type='kvm'><name>hv1</name><uuid>{UUID}</uuid><memory unit='KiB'>8388608</memory>"
+    "<currentMemory unit='KiB'>4194304</currentMemory><vcpu placement='static' current='2'>8</vcpu></domain>"
 )
 INNER: dict[str, Any] = {"memory_mib": 512}
 
