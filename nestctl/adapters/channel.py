@@ -77,14 +77,22 @@ def _close(channel: paramiko.Channel) -> None:
 
 
 def exchange(channel: paramiko.Channel, stdin: bytes, deadline: Deadline) -> tuple[int, bytes, bytes]:
-    """Send a command its input, read both of its streams, together, to their ends, and wait for its exit code."""
+    """Send a command its input, read both of its streams, together, to their ends, and wait for its exit code.
+
+    Raises `DeadlineError`, and `KeyboardInterrupt` when the deadline is told to stop: the command then runs on.
+    """
     threading.Thread(target=_feed, args=(channel, stdin), daemon=True).start()
     stdout: list[bytes] = []
     stderr: list[bytes] = []
     too_late = DeadlineError(f"A command did not end in time: {deadline.purpose} may take {deadline.timeout_s:.0f} s.")
-    while not (channel.eof_received or channel.closed) or channel.recv_ready() or channel.recv_stderr_ready():
+
+    def check() -> None:
         if deadline.is_over:
             raise too_late
+        deadline.check()
+
+    while not (channel.eof_received or channel.closed) or channel.recv_ready() or channel.recv_stderr_ready():
+        check()
         # A channel is readable when data or the end of a stream has come.
         select.select([channel], [], [], min(1.0, deadline.remaining_s))
         if channel.recv_ready():
@@ -92,8 +100,8 @@ def exchange(channel: paramiko.Channel, stdin: bytes, deadline: Deadline) -> tup
         if channel.recv_stderr_ready():
             stderr.append(channel.recv_stderr(_CHUNK_BYTES))
     # A command may close its streams long before it ends.
-    if not channel.status_event.wait(deadline.remaining_s):
-        raise too_late
+    while not channel.status_event.wait(min(1.0, deadline.remaining_s)):
+        check()
     exit_code = channel.recv_exit_status()
     # A command without an exit code was ended by a signal, and sshd ended its streams; or the connection is gone.
     if exit_code == -1 and not (channel.eof_received and channel.get_transport().is_active()):

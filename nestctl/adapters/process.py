@@ -32,7 +32,7 @@ _LAST_S = 5.0  # how long a program that stayed may take to end after its input 
 class LocalShell:
     """Commands on this machine. Each runs in a process group of its own, which is ended as a whole.
 
-    `stop` ends them from another thread: only the main one is told of Ctrl-C.
+    `stop`, or that of a command's deadline, ends them from another thread: only the main one is told of Ctrl-C.
     """
 
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -111,7 +111,8 @@ class LocalShell:
                     _end_group(process)
 
     def _communicate(self, process: subprocess.Popen[bytes], stdin: bytes, deadline: Deadline) -> tuple[bytes, bytes]:
-        if self.stop is None:
+        stops = [it for it in (self.stop, deadline.stop) if it]
+        if not stops:
             return process.communicate(stdin, timeout=deadline.remaining_s)
         given: bytes | None = stdin
         while True:
@@ -119,7 +120,7 @@ class LocalShell:
                 return process.communicate(given, timeout=min(_STOP_INTERVAL_S, deadline.remaining_s))
             except subprocess.TimeoutExpired:
                 given = None  # what was not read yet is sent on
-                if self.stop.is_set():
+                if any(it.is_set() for it in stops):
                     raise KeyboardInterrupt from None
                 if deadline.is_over:
                     raise

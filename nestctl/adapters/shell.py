@@ -49,7 +49,8 @@ class Shell(Protocol):
     def run(self, command: Sequence[str], *, deadline: Deadline, stdin: bytes = b"") -> Completed:
         """Run a command to its end and return what it printed.
 
-        Raises `DeadlineError` (the command is then ended) and `PrerequisiteError` when it is not installed.
+        Raises `DeadlineError`, and `KeyboardInterrupt` when the deadline is told to stop: the command is then ended;
+        and `PrerequisiteError` when it is not installed.
         A command that ends with a failure is a result: see `Completed.expect_success`.
         """
 

@@ -209,7 +209,7 @@ class SshShell:
         except (paramiko.SSHException, EOFError, OSError) as error:
             deadline.check()
             raise GuestError(f"The connection to '{self.name}' was lost while a command ran: {error}.") from error
-        except DeadlineError:
+        except (DeadlineError, KeyboardInterrupt):
             self._end(mark)
             raise
         if exit_code == 127 and _says_missing(command[0], stderr.decode(errors="replace")):

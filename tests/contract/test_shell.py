@@ -104,6 +104,18 @@ def test_a_deadline_ends_the_command(shell: Shell, tmp_path: Path) -> None:
     assert shell.run(("flock", "-w", "20", str(lock), "true"), deadline=soon()).exit_code == 0
 
 
+def test_an_interruption_ends_the_command(shell: Shell, tmp_path: Path) -> None:
+    lock, stop = tmp_path / "lock", threading.Event()
+    threading.Timer(1, stop.set).start()
+    with pytest.raises(KeyboardInterrupt):
+        shell.run(
+            ("sh", "-c", 'flock "$1" sh -c "echo locked; sleep 300"; true', "sh", str(lock)),
+            deadline=Deadline.after(60, "Sleeping", stop=stop),
+        )
+    assert lock.exists()
+    assert shell.run(("flock", "-w", "20", str(lock), "true"), deadline=soon()).exit_code == 0
+
+
 def test_a_deadline_that_is_over_is_said_at_once(shell: Shell) -> None:
     with pytest.raises(DeadlineError):
         shell.run(("sleep", "300"), deadline=Deadline.after(0, "Sleeping"))
