@@ -20,7 +20,8 @@ LAB_CPUS = 2
 # Saving and migrating an L1 that runs guests: running-nested-guests.rst, "Migration from L0 to L0".
 SAVE_KERNEL, SAVE_QEMU = (5, 3), (4, 2)
 # QEMU's TCG emulates SVM with nested paging since 3.1, which labs need where there is no hardware (target/i386).
-OLDEST_QEMU, OLDEST_LIBVIRT = (5, 0), (6, 0)
+# libvirt checks what it is given as a network since 7.7 (virNetworkDefineXMLFlags), and knows 'maximum' CPUs since 7.1.
+OLDEST_QEMU, OLDEST_LIBVIRT = (5, 0), (7, 7)
 
 
 def find_features_unknown(facts: Facts) -> Finding | None:
