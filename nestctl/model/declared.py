@@ -7,13 +7,14 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from nestctl.model.adopt import Adopt
 from nestctl.model.lab import (
     MOST_GUESTS,
     MOST_OUTERMOST,
     NAME_PATTERN,
     AcceptedRisks,
+    Adoptable,
     GuestForward,
+    GuestNetwork,
     LabImage,
     Name,
     OnExpiry,
@@ -74,18 +75,9 @@ class DeclaredGuest(Settings):
             + "the guest's name, network and seed, and in those of the guests inside.",
         ),
     ] = None
-    network: Annotated[
-        str,
-        Field(
-            description="One of the lab's networks, for a guest of this machine. When empty, QEMU's user-mode network: "
-            "a forwarded port of this machine's leads to the guest."
-        ),
-    ] = ""
+    network: GuestNetwork = ""
     forward: GuestForward = None
-    adopt: Annotated[
-        Adopt | None,
-        Field(description="A domain that is there already, in place of one that is made; it has no other settings."),
-    ] = None
+    adopt: Adoptable = None
     defaults: Annotated[
         Defaults, Field(description=f"Settings of the guests inside, at any depth, {_ABOUT_DEFAULTS}.")
     ] = Defaults()

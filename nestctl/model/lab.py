@@ -53,7 +53,18 @@ BLANK = "blank"
 IMAGE_PATTERN = r"^([A-Za-z0-9][A-Za-z0-9._-]{0,127}(@(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}))?)?$"
 ImageReference = Annotated[str, Field(pattern=IMAGE_PATTERN)]
 
-
+# What the guest of a lab file has in common with the guest that it is written out to.
+GuestNetwork = Annotated[
+    str,
+    Field(
+        description="One of the lab's networks, for a guest of this machine. When empty, QEMU's user-mode network: "
+        "a forwarded port of this machine's leads to the guest."
+    ),
+]
+Adoptable = Annotated[
+    Adopt | None,
+    Field(description="A domain that is there already, in place of one that is made; it has no other settings."),
+]
 GuestForward = Annotated[
     Forward | None,
     Field(
@@ -157,18 +168,9 @@ class Guest(Settings):
         Field(max_length=MOST_GUESTS, description="The guests inside this guest, by name; it is a hypervisor then."),
     ] = {}
 
-    network: Annotated[
-        str,
-        Field(
-            description="One of the lab's networks, for a guest of this machine. When empty, QEMU's user-mode network: "
-            "a forwarded port of this machine's leads to the guest."
-        ),
-    ] = ""
+    network: GuestNetwork = ""
     forward: GuestForward = None
-    adopt: Annotated[
-        Adopt | None,
-        Field(description="A domain that is there already, in place of one that is made; it has no other settings."),
-    ] = None
+    adopt: Adoptable = None
 
     @property
     def is_hypervisor(self) -> bool:
