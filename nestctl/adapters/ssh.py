@@ -209,8 +209,11 @@ class SshShell:
         except (paramiko.SSHException, EOFError, OSError) as error:
             deadline.check()
             raise GuestError(f"The connection to '{self.name}' was lost while a command ran: {error}.") from error
-        except (DeadlineError, KeyboardInterrupt):
+        except DeadlineError:
             self._end(mark)
+            raise
+        except KeyboardInterrupt:
+            self._end(mark, waits=False)  # the user does not, either
             raise
         if exit_code == 127 and _says_missing(command[0], stderr.decode(errors="replace")):
             raise PrerequisiteError(f"The program '{command[0]}' is not installed on '{self.name}'.")
@@ -241,12 +244,13 @@ class SshShell:
                 if conversation.owes_answer:
                     self._end(mark)
 
-    def _end(self, mark: str) -> None:
+    def _end(self, mark: str, *, waits: bool = True) -> None:
         failures = suppress(DeadlineError, OSError, EOFError, paramiko.SSHException)
         with failures, self.transport.open_session(timeout=_END_S) as channel:
             deadline = Deadline.after(_END_S, "Ending a command")
             start_command(channel, self._render(("sh", "-c", _END_COMMAND, "sh", mark)), deadline)
-            exchange(channel, b"", deadline)
+            if waits:
+                exchange(channel, b"", deadline)
 
     @contextmanager
     def open_socket_to(self, command: Sequence[str]) -> Iterator[Path]:
