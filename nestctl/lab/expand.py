@@ -56,10 +56,11 @@ class ExpansionError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Expanded:
-    """A lab as a document of the model `Lab`, and where each of its parts comes from."""
+    """A lab as a document of the model `Lab`, where each of its parts comes from, and the names of its guests."""
 
     document: dict[str, Any]
     origins: dict[Location, Origin] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)
 
     def trace(self, location: Location) -> Origin:
         """Find what declares a part of the document: the nearest that is known, and what is below it as it is."""
@@ -151,7 +152,8 @@ def _expand_guests(
             hint = "put something of the row into its name" if guest.for_each else "names are unique"
             raise ExpansionError(origin, f"gives the name '{full_name}' a second time; {hint}")
         expanded.origins[location] = origin
-        if len(expanded.origins) > MOST_EXPANDED:
+        expanded.names.append(full_name)
+        if len(expanded.names) > MOST_EXPANDED:
             raise ExpansionError(origin, f"makes more than {MOST_EXPANDED} guests of this lab")
         document = _settle(guest, inner, expanded)
         if guest.network:

@@ -234,6 +234,12 @@ def test_a_lab_that_grows_out_of_hand_is_refused() -> None:
     assert f"makes more than {MOST_EXPANDED} guests" in refuse(text)
 
 
+def test_what_guests_are_given_does_not_count_as_guests() -> None:
+    settings = "cpus: 1, memory_mib: 256, disk_gib: 2, labels: {a: b}, nesting: false, kernel_args: [quiet]"
+    lab = parse(f"name: demo\nguests: {{a: {{count: 4000, {settings}, image: built, profile: kvm}}}}\n")
+    assert len(lab.guests) == 4000
+
+
 def test_a_lab_without_a_directory_has_no_rosters() -> None:
     with pytest.raises(LabFileError, match="needs a lab file that is in a directory"):
         parse_lab("name: d\nguests: {a: {for_each: r.csv}}\n", "text")
