@@ -27,6 +27,9 @@ GUEST_FILE = f"var/cache/libvirt/qemu/capabilities/{hashlib.sha256(EMULATOR.enco
 # What makes two machines give their guests different CPUs; frequencies, which change, are not among it.
 _CPU_LINES = ("model name", "stepping", "microcode", "flags")
 
+# Raised when the template of a domain gives guests another CPU.
+_CPU_VERSION = 2
+
 
 def find_answers(plan: GuestPlan) -> bytes:
     """Find what the libvirt of an earlier guest of this kind was told; nothing when there was none."""
@@ -51,6 +54,7 @@ def keep_answers(plan: GuestPlan, shell: Shell, deadline: Deadline) -> None:
 
 def _path(plan: GuestPlan) -> Path:
     kind = [
+        _CPU_VERSION,
         plan.level,
         plan.place.is_emulated,
         plan.cpu_model,

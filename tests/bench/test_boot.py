@@ -53,8 +53,9 @@ def _deadline() -> Deadline:
 
 def _command(plan: GuestPlan, netdev: str) -> list[str]:
     base = f"file={plan.place.base},if=none,id=base,format=raw,readonly=on"
+    emulated = "tcg,thread=multi -cpu max,la57=off,erms=off,svm=on,npt=on"
     words = (
-        f"-accel {'tcg,thread=multi -cpu max,la57=off,svm=on,npt=on' if plan.place.is_emulated else 'kvm -cpu host'} "
+        f"-accel {emulated if plan.place.is_emulated else 'kvm -cpu host'} "
         f"-machine q35 -smp {plan.cpus} -m {plan.memory_mib} -nodefaults -no-user-config -display none "
         f"-kernel {plan.place.kernel} -initrd {plan.place.initrd} -serial file:{plan.console} "
         f"-drive file={plan.disk},if=none,id=root,discard=unmap -device virtio-blk-pci,drive=root,serial=nestctl-root "

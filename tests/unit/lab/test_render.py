@@ -52,11 +52,12 @@ def test_an_emulated_guest_is_a_qemu_domain_with_emulated_svm() -> None:
     assert root.get("type") == "qemu"
     assert [child.get("mode") for child in root.iterfind("cpu")] == ["maximum"]
     features = {it.get("name"): it.get("policy") for it in root.iterfind("cpu/feature")}
-    assert features == {"svm": "require", "npt": "require", "la57": "disable"}
+    assert features == {"svm": "require", "npt": "require", "la57": "disable", "erms": "disable"}
 
 
 @pytest.mark.parametrize(
-    ("is_emulated", "expected"), [(True, {"svm": "disable", "la57": "disable"}), (False, {"vmx": "disable"})]
+    ("is_emulated", "expected"),
+    [(True, {"svm": "disable", "la57": "disable", "erms": "disable"}), (False, {"vmx": "disable"})],
 )
 def test_a_guest_that_is_not_to_nest_is_denied_it(is_emulated: bool, expected: dict[str, str]) -> None:
     lab = Lab(name="demo", guests={"l1": Guest(nesting=False)})
