@@ -15,11 +15,34 @@ from tests.nested.harness import Lab, build_image, give_one_cpu
 
 _PROGRAMS = ("qemu-system-x86_64", "qemu-img", "mmdebstrap", "ssh", "mke2fs")
 
+# The files that take minutes, the longest first: so no worker is left alone with one of them in the end.
+_LONGEST_FIRST = (
+    "test_tenants",
+    "test_lab",
+    "test_faults",
+    "test_cloud_image",
+    "test_class",
+    "test_adopt",
+    "test_proof",
+    "test_fits",
+    "test_hardware_path",
+    "test_playbook",
+    "test_deep",
+    "test_connections",
+    "test_kills",
+)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "tests/nested" in item.path.as_posix():
             item.add_marker(pytest.mark.nested)
+    items.sort(key=_rank)
+
+
+def _rank(item: pytest.Item) -> int:
+    is_long = item.get_closest_marker("nested") is not None and item.path.stem in _LONGEST_FIRST
+    return _LONGEST_FIRST.index(item.path.stem) if is_long else len(_LONGEST_FIRST)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -42,9 +65,9 @@ def state() -> Iterator[Path]:
         yield Path(directory) / "s"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def lab(image: Image) -> Iterator[Lab]:
-    """The lab of `nestctl init`, up: l1 with l2 inside. Tests that share it leave it as it was."""
+    """The lab of `nestctl init`, up: l1 with l2 inside. The tests of a file share it, and leave it as it was."""
     assert image.disk.exists()
     with (
         TemporaryDirectory(prefix="n-", dir="/tmp") as directory,

@@ -1,17 +1,26 @@
-"""What people use, on real guests at two levels: commands, files, consoles, OpenSSH's and Ansible's own programs."""
+"""What people use, on real guests at two levels: commands, files, consoles, OpenSSH, Ansible, a stopped benchmark."""
 
 from __future__ import annotations
 
+import json
 import os
 import pty
+import re
 import select
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import testinfra
+
 from nestctl.errors import ExitCode
-from tests.nested.harness import NESTCTL, Lab, run
+from tests.nested.harness import NESTCTL, Lab, run, wait_until
+from tests.nested.test_playbook import DROP_IN, changes, in_effect, play
+
+# What a run starts on a level, there and on the level above.
+_STARTED = ("python3", "sysbench", "fio", "iperf3")
 
 
 def test_commands_run_in_many_guests_at_once(lab: Lab) -> None:
@@ -114,3 +123,59 @@ def test_pytest_gets_the_guests_of_every_level(lab: Lab, tmp_path: Path) -> None
     command = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path), "--nestctl-lab", "demo")
     environment = {"NESTCTL_STATE": str(lab.state)}
     assert "3 passed" in run(*command, cwd=tmp_path, environment=environment, timeout_s=400).expect(0).stdout
+
+
+def test_a_module_in_use_is_never_unloaded(lab: Lab) -> None:
+    """L2 runs: the command and the playbook refuse, and name it."""
+    refused = lab.nestctl("nested", "off", "--now", "demo/l1").expect(1)
+    assert re.search(r"'kvm_amd' is used by 'demo-l2' \(process \d+\)", refused.stdout)
+    stopped = play(lab, "l1", "-e", "nested=false", "-e", "reload=true").expect(2)
+    assert "kvm_amd is in use by demo-l2" in stopped.stdout + stopped.stderr
+    assert changes(stopped) == 0
+    l1 = testinfra.get_host("ssh://l1", ssh_config=str(lab.ssh_config))
+    assert not l1.file(DROP_IN).exists
+    assert in_effect(l1) == "1"
+    assert "demo-l2" in lab.nestctl("nested", "status", "demo/l1").expect(0).stdout
+
+
+def _ours(lab: Lab) -> list[str]:
+    """What still runs on this machine that a nestctl of this lab started, QEMU apart."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            environment, words = (process / "environ").read_bytes(), (process / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if f"NESTCTL_STATE={lab.state}".encode() in environment and b"qemu-system" not in words:
+            found.append(words.replace(b"\0", b" ").decode(errors="replace"))
+    return found
+
+
+def test_a_run_that_is_interrupted_keeps_its_rounds_and_leaves_nothing_running(lab: Lab, tmp_path: Path) -> None:
+    events = tmp_path / "events.jsonl"
+    workloads = [f"--workload={name}" for name in ("cpu", "sysbench_cpu", "iperf3_up")]
+    with lab.start("--events", str(events), "bench", *workloads, "--output", str(tmp_path)) as process:
+        # Round 1 has been measured, and something of round 2 runs now.
+        wait_until(lambda: "Round 2" in _text(events) or process.poll() is not None, timeout_s=300)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130, stderr
+    assert "Traceback" not in stderr
+    assert "Partial: the run was interrupted" in stdout
+    (path,) = tmp_path.glob("bench-*.json")
+    results = json.loads(path.read_text())
+    assert results["ending"] == "interrupted"
+    first = {call["level"] for call in results["calls"] if call["round"] == 1}
+    assert first == {"L0", "l1", "l2"}
+    assert all(call["round"] <= 2 for call in results["calls"])
+    assert path.with_suffix(".html").exists()
+    assert "Partial" in lab.nestctl("bench", "show", str(path)).expect(0).stdout
+    wait_until(lambda: _ours(lab) == [], timeout_s=30)
+    for guest in ("l1", "l2"):
+        names = lab.nestctl("exec", guest, "--", "ps", "-eo", "comm=").expect(0).stdout.split()
+        assert "systemd" in names, "the question is answered"
+        assert not set(names) & set(_STARTED)
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""

@@ -1,30 +1,20 @@
-"""The proof of nesting where there is nesting: in L1 and in L2 of a lab, and in small machines of either vendor."""
+"""The proof of nesting in small machines of either vendor; test_lab.py has it in L1 and in L2 of a lab."""
 
 from __future__ import annotations
 
 import json
-import shlex
 import subprocess
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from nestctl.adapters.agent import run_agent
-from nestctl.adapters.process import LocalShell
-from nestctl.adapters.shell import Completed
 from nestctl.agent import svm, vmx
 from nestctl.bench.workloads import AGENT_WORKLOADS
 from nestctl.check.assess import assess
 from nestctl.check.findings import Assessment, Status, Verdict
-from nestctl.deadline import Deadline
 from nestctl.image.store import Image
 from nestctl.model.facts_document import parse_facts
 from nestctl.model.samples import Family
 from tests.nested import bochs
-from tests.nested.harness import Lab
 from tests.nested.initramfs import build_initramfs, read_answers
 
 _PRICE = (
@@ -73,45 +63,8 @@ agent off
 """
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Guest:
-    """A shell in a lab's guest, through the configuration that nestctl writes for ssh."""
-
-    lab: Lab
-    where: str
-
-    def run(self, command: Sequence[str], *, deadline: Deadline, stdin: bytes = b"") -> Completed:
-        ssh = ("ssh", "-F", str(self.lab.ssh_config), self.where, shlex.join(command))
-        return LocalShell().run(ssh, deadline=deadline, stdin=stdin)
-
-
 def _findings(assessment: Assessment) -> dict[str, Status]:
     return {finding.name: finding.status for finding in assessment.findings}
-
-
-@pytest.mark.parametrize("name", ["l1", "l2"])
-def test_a_guest_of_a_guest_runs_in_every_guest_of_a_lab(lab: Lab, name: str) -> None:
-    """In l2 that is a fourth level: the hypervisor of l1 emulates for l2 what is emulated for itself."""
-    deadline = Deadline.after(120, "Collecting facts")
-    collected = run_agent(_Guest(lab=lab, where=name), ("facts",), deadline=deadline)
-    run = collected["kvm"]["nested_run"]["value"]
-    assert run["failure"] == "", run
-    assert run["exits_of_all_runs"] >= run["exits"] > 0
-    assessment = assess(parse_facts(collected))
-    assert assessment.can_nest.verdict is Verdict.YES
-    assert "a guest of a guest ran machine code" in assessment.can_nest.reason
-    assert _findings(assessment)["nested.proof"] is Status.PASS
-
-
-def test_for_strangers_a_vendor_s_kernel_is_not_taken_for_safe(lab: Lab) -> None:
-    """L1 gives its guests SVM, and has Debian's kernel without the changelog of its package."""
-    checked = lab.nestctl("check", "--untrusted", "--json", "demo/l1").expect(3).json
-    assert checked["counts_safety"] is True
-    verdicts = {question: answer["verdict"] for question, answer in checked["questions"].items()}
-    assert (verdicts["can_nest"], verdicts["safe_for_tenants"], checked["verdict"]) == ("yes", "unknown", "unknown")
-    kernel = next(finding for finding in checked["findings"] if finding["name"] == "safety.kernel")
-    assert kernel["status"] == "unknown"
-    assert "vendor status unknown: Debian" in kernel["summary"]
 
 
 def _expect_proof(collected: dict[str, Any], *, exit_code: int, is_paging_nested: bool = True, exits: int) -> None:
