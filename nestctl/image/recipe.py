@@ -110,7 +110,8 @@ def read_recipe(root: Path = Path("/")) -> Recipe:
     if distribution not in _KERNELS or not release:
         raise PrerequisiteError(
             f"Images are built from Debian or Ubuntu packages, and this machine runs '{distribution}'.",
-            hint="Build the image on a Debian or Ubuntu machine and copy its directory into the cache.",
+            hint="Build the image on a Debian or Ubuntu machine, copy its directory into the cache, and name it as "
+            "'image' in the lab file.",
         )
     if platform.machine() != "x86_64":
         raise PrerequisiteError(f"Images are built for x86_64, and this machine is '{platform.machine()}'.")
