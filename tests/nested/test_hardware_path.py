@@ -15,6 +15,8 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from nestctl.adapters.ssh import DirectRoute, Identity, SshShell, open_ssh
+from nestctl.bench.tune.machines import changed_machine
+from nestctl.bench.tune.settings import read_settings
 from nestctl.deadline import Deadline
 from nestctl.image.store import Image
 from nestctl.lab.keys import read_keys
@@ -113,6 +115,28 @@ def test_check_finds_hardware_nesting_and_chooses_kvm(server: SshShell) -> None:
     code, text, _ = _nestctl(server, "check", "--json")
     assert code == 0
     assert '"accelerator": "kvm"' in text
+
+
+def test_settings_of_the_host_are_put_back_with_all_that_was_set_since_kvm_was_loaded(server: SshShell) -> None:
+    """What 'bench tune --host' does around its boots: KVM's module is loaded again, and files of /sys are written."""
+    halt_poll = "/sys/module/kvm/parameters/halt_poll_ns"
+    server.run(("sh", "-c", f"echo 123456 > {halt_poll}"), deadline=_deadline(60)).expect_success()
+    before = _read_settings(server)
+    assert before[halt_poll] == "123456"
+    settings = {setting.name: setting for setting in read_settings()}
+    for name in ("npt-off", "halt-poll-off", "thp-never"):
+        with changed_machine(server, settings[name]):
+            changed = _read_settings(server)
+        assert changed[settings[name].path] != before[settings[name].path]
+        assert _read_settings(server) == before
+
+
+def _read_settings(server: SshShell) -> dict[str, str]:
+    script = (
+        "cd /sys && grep -s '' module/kvm/parameters/* module/kvm_amd/parameters/* kernel/mm/transparent_hugepage/*"
+    )
+    text = server.run(("sh", "-c", script), deadline=_deadline(60)).text
+    return {f"/sys/{path}": value for path, _, value in (line.partition(":") for line in text.splitlines())}
 
 
 def test_render_gives_kvm_and_host_passthrough(server: SshShell, image: Image) -> None:
