@@ -135,9 +135,13 @@ def describe_admission(admission: Admission) -> str:
     memory = sum(admission.needed_mib.values())
     return (
         f"Memory: {memory} MiB{_show_sum(admission.needed_mib)} of {there} available. "
-        f"vCPUs: {admission.vcpus} for {admission.room.cpus} CPUs. "
+        f"vCPUs: {admission.vcpus} for {_count_cpus(admission.room.cpus)}. "
         f"New disks: up to {admission.disk_gib} GiB of {admission.room.free_gib:.1f} GiB free."
     )
+
+
+def _count_cpus(cpus: int) -> str:
+    return "1 CPU" if cpus == 1 else f"{cpus} CPUs"
 
 
 def _show_sum(needed_mib: Mapping[str, int]) -> str:
@@ -166,7 +170,7 @@ class _Crowd:
     def refuse(self) -> Iterator[PrerequisiteError]:
         if self.vcpus > MOST_VCPUS_A_CPU * self.cpus:
             yield PrerequisiteError(
-                f"The guests in {self.where} have {self.vcpus} vCPUs together, and it has {self.cpus} CPUs: "
+                f"The guests in {self.where} have {self.vcpus} vCPUs together, and it has {_count_cpus(self.cpus)}: "
                 f"more than {MOST_VCPUS_A_CPU} for each.",
                 hint="Lower 'cpus' in the lab file, or give fewer guests.",
             )
@@ -174,8 +178,8 @@ class _Crowd:
     def warn(self) -> Iterator[str]:
         if MANY_VCPUS_A_CPU * self.cpus < self.vcpus <= MOST_VCPUS_A_CPU * self.cpus:
             yield (
-                f"the guests in {self.where} have {self.vcpus} vCPUs together for {self.cpus} CPUs; they will wait for "
-                "each other."
+                f"the guests in {self.where} have {self.vcpus} vCPUs together for {_count_cpus(self.cpus)}; they will "
+                "wait for each other."
             )
 
 

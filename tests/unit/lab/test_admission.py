@@ -120,7 +120,7 @@ def test_many_vcpus_are_said_and_far_too_many_are_refused() -> None:
 def test_vcpus_are_counted_in_every_hypervisor() -> None:
     inner = {"x": Guest(memory_mib=256, cpus=5)}
     (warning,) = check_room(all_new(lab(a=Guest(memory_mib=2048, guests=inner))), room())
-    assert "the guests in 'a' have 5 vCPUs together for 1 CPUs" in warning
+    assert "the guests in 'a' have 5 vCPUs together for 1 CPU;" in warning
 
 
 def test_disks_that_could_outgrow_their_place_are_said() -> None:
