@@ -11,7 +11,7 @@ import pytest
 from nestctl.adapters.process import LocalShell
 from nestctl.adapters.shell import Completed, Conversation
 from nestctl.bench.run import run_bench
-from nestctl.bench.summary import Ratio, summarize
+from nestctl.bench.summary import Ratio, Row, summarize
 from nestctl.deadline import Deadline
 from nestctl.model.samples import Settings
 from tests.unit.bench.builders import Machine
@@ -25,10 +25,15 @@ _DELAY_NS = 20_000_000
 _ECHO = "client.sendall(said)"
 
 
+# A sleep ends late: the last 2 ms are spent awake.
+_AWAKE_NS = 2_000_000
+
+
 def _throttled(write_ns: int) -> tuple[str, str]:
-    left = f"max(0, begin_ns + count * {write_ns} - clock_ns())"
-    slept = f"(lambda begin_ns: (write(count), __import__('time').sleep({left} / 1e9)))(clock_ns())"
-    return "take_samples(write,", f"take_samples(lambda count: {slept},"
+    sleep = f"__import__('time').sleep(max(0, end_ns - {_AWAKE_NS} - clock_ns()) / 1e9)"
+    awake = "all(iter(lambda: clock_ns() < end_ns, False))"
+    limited = f"(lambda end_ns: (write(count), {sleep}, {awake}))(clock_ns() + count * {write_ns})"
+    return "take_samples(write,", f"take_samples(lambda count: {limited},"
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,9 @@ class DelayedShell(LocalShell):
     ) -> Completed:
         if command[0] == "ip":
             command = ("echo", "default via 127.0.0.1")
-        wait = f"time.sleep({self.delay_ns / 1e9})\n    "
+        wait = f"end = time.monotonic_ns() + {self.delay_ns}\n    "
+        wait += f"time.sleep({max(0, self.delay_ns - _AWAKE_NS) / 1e9})\n    "
+        wait += "while time.monotonic_ns() < end: pass\n    "
         delayed = [
             word.replace(_ECHO, wait + _ECHO).replace("import socket, sys\n", "import socket, sys, time\n")
             for word in command
@@ -106,25 +113,32 @@ def test_a_throttled_disk_is_found_as_one_and_a_half_times_as_slow(capsys: pytes
         print(f"\nthrottled disk 1.5, found {ratio.value:.3f} [{ratio.interval}]")  # noqa: T201
     assert ratio.interval is not None
     assert ratio.is_detectable
-    # A sleep ends a little late: 0.2 ms of 20 is 1 %.
-    assert ratio.interval.low * 0.99 <= 1.5 <= ratio.interval.high * 1.01
+    # Both are limited, not random: the interval is as narrow as a thousandth, and so is what begins and ends a sample.
+    assert ratio.interval.low * 0.999 <= 1.5 <= ratio.interval.high * 1.001
 
 
 def test_a_delayed_network_is_found_as_one_and_a_half_times_as_slow(capsys: pytest.CaptureFixture[str]) -> None:
-    """Two links, one with half as much delay again."""
-    top = Machine(name="L0", shell=DelayedShell(delay_ns=_DELAY_NS))
-    near = Machine(name="near", above="L0", depth=1, shell=DelayedShell(delay_ns=_DELAY_NS * 3 // 2))
-    far = Machine(name="far", above="near", depth=2, shell=DelayedShell())
-    settings = Settings(rounds=6, workloads=("net_round_trip",), has_control=True)
-    results = run_bench([top, near, far], settings=settings, deadline=Deadline.after(300, "The test"))
-    (row,) = summarize(results).rows
-    ratio = row.figures[2].ratios[0]
+    """Two links, of which one has so much more delay that all of its round trip takes half as long again."""
+    undelayed = _measure_links(0, 0, rounds=3).figures[2].spread
+    assert undelayed is not None
+    slower_ns = round(1.5 * _DELAY_NS + 0.5 * undelayed.median * 1000)
+    ratio = _measure_links(_DELAY_NS, slower_ns, rounds=6).figures[2].ratios[0]
     with capsys.disabled():
         print(f"\ndelayed network 1.5, found {ratio.value:.3f} [{ratio.interval}]")  # noqa: T201
     assert ratio.interval is not None
     assert ratio.is_detectable
-    # A sleep ends a little late, and the round trip itself is in both: 0.4 ms of 20 is 2 %.
-    assert ratio.interval.low * 0.98 <= 1.5 <= ratio.interval.high * 1.02
+    # What a round trip takes without delay varies by 0.1 ms: 0.5 % of 20 ms.
+    assert ratio.interval.low * 0.995 <= 1.5 <= ratio.interval.high * 1.005
+
+
+def _measure_links(first_ns: int, second_ns: int, *, rounds: int) -> Row:
+    top = Machine(name="L0", shell=DelayedShell(delay_ns=first_ns))
+    near = Machine(name="near", above="L0", depth=1, shell=DelayedShell(delay_ns=second_ns))
+    far = Machine(name="far", above="near", depth=2, shell=DelayedShell())
+    settings = Settings(rounds=rounds, workloads=("net_round_trip",), has_control=True)
+    results = run_bench([top, near, far], settings=settings, deadline=Deadline.after(300, "The test"))
+    (row,) = summarize(results).rows
+    return row
 
 
 def test_twenty_runs_against_itself_differ_at_most_as_often_as_stated(capsys: pytest.CaptureFixture[str]) -> None:
