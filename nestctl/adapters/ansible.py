@@ -11,6 +11,7 @@ import shutil
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,7 +19,9 @@ from typing import Any
 from nestctl.adapters.process import LocalShell
 from nestctl.adapters.shell import Completed
 from nestctl.deadline import Deadline
-from nestctl.errors import PrerequisiteError, UsageError
+from nestctl.errors import NestctlError, PrerequisiteError, UsageError
+
+_ENDING_S = 5.0
 
 HINT = (
     "Run script/setup in a checkout; elsewhere 'pipx inject nestctl ansible-core', or 'apt-get install ansible-core'."
@@ -54,7 +57,7 @@ def find_ansible(program: str) -> str:
 def run_ansible(
     program: str, words: Sequence[str], *, deadline: Deadline, stop: threading.Event | None = None
 ) -> Completed:
-    """Run one of Ansible's programs; its temporary files are gone afterwards, and nothing is written to the home.
+    """Run one of Ansible's programs; nothing is written to the home, and its files and connections end with it.
 
     `stop` ends it from another thread (see `LocalShell`).
     """
@@ -83,7 +86,18 @@ def run_ansible(
             },
             stop=stop,
         )
-        return shell.run((found, *words), deadline=deadline)
+        try:
+            return shell.run((found, *words), deadline=deadline)
+        finally:
+            _end_connections(Path(directory) / "cp")
+
+
+def _end_connections(sockets: Path) -> None:
+    """End what ssh keeps, in a session of its own, for a next task: a minute, or as long as a machine says nothing."""
+    for socket in sockets.glob("*"):
+        with suppress(NestctlError):
+            ending = ("ssh", "-F", "none", "-S", str(socket), "-O", "exit", "any")
+            LocalShell().run(ending, deadline=Deadline.after(_ENDING_S, "Ending a connection of Ansible's"))
 
 
 def find_reason(completed: Completed) -> str:

@@ -1,13 +1,15 @@
 """What `run` does in guests once they are up: a real command and a real playbook, by ssh and Ansible.
 
-A real sshd stands where guests are (see the fixture `reachable`); tests/nested/test_run.py has the guests.
+A real sshd stands where guests are (see the fixture `reachable`); tests/nested/test_class.py has guests.
 """
 
 from __future__ import annotations
 
 import getpass
 import json
+import subprocess
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from xml.etree import ElementTree
 
 import pytest
@@ -21,6 +23,7 @@ from nestctl.lab.reach import Outcome
 from nestctl.lab.run import RunResult, Task, check_task, choose_nodes, run_task
 from nestctl.model.lab import Guest, Lab
 from tests.builders import class_of, lab_of_depth
+from tests.nested.harness import wait_until
 from tests.unit.lab.test_status import shown as show
 
 pytestmark = pytest.mark.slow
@@ -87,6 +90,19 @@ def test_a_playbook_runs_for_every_guest_by_itself(reachable: Path, playbook: Pa
     assert inner.exit_code == 2
     assert "Assertion failed" in inner.stdout
     assert "l1" not in [line.split()[0] for line in inner.stdout.splitlines() if ": ok=" in line]
+
+
+def test_no_connection_of_a_playbook_stays(reachable: Path, playbook: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ansible's ssh keeps one for a minute, in a session of its own."""
+    with TemporaryDirectory(prefix="n-", dir="/tmp") as directory:
+        monkeypatch.setattr("tempfile.tempdir", directory)
+        outer, _ = play(reachable, playbook, hosts="all", wanted="['l1']")
+        assert outer.is_success
+        wait_until(lambda: directory not in _list_processes(), timeout_s=10)  # it is told to end, and ends soon
+
+
+def _list_processes() -> str:
+    return subprocess.run(("ps", "-e", "-o", "args"), check=True, capture_output=True, text=True).stdout
 
 
 def test_a_playbook_that_leaves_a_guest_out_does_not_pass_for_it(reachable: Path, playbook: Path) -> None:
