@@ -107,6 +107,8 @@ def _options(
     handlers: list[logging.Handler] = []
     if verbose:
         handlers.append(logging.StreamHandler())
+    else:
+        logging.getLogger("nestctl").addHandler(_WARNINGS)
     if log_file:
         try:
             handlers.append(logging.FileHandler(log_file))
@@ -116,6 +118,18 @@ def _options(
         _send_events(events)
     if handlers:
         logging.basicConfig(level=logging.DEBUG, handlers=handlers, format="%(asctime)s %(name)s: %(message)s")
+
+
+class _Warnings(logging.Handler):
+    """Show what code below the command line warns of as a warning, wherever else it goes."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from nestctl.console import warn
+
+        warn(record.getMessage())
+
+
+_WARNINGS = _Warnings(logging.WARNING)
 
 
 def _send_events(path: Path) -> None:

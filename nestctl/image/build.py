@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import re
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -29,6 +29,8 @@ from nestctl.image.store import (
     render_manifest,
 )
 from nestctl.paths import resource
+
+log = logging.getLogger(__name__)
 
 # What a build writes at its peak: the unpacked root (0.7 GB), its packages (0.2 GB) and the disk (0.65 GB).
 _NEEDED_BYTES = 1_700_000_000
@@ -203,4 +205,4 @@ def _remove_tree(path: Path, deadline: Deadline) -> None:
         with suppress(PrerequisiteError):
             LocalShell().run(("mmdebstrap", "--unshare-helper", "rm", "-rf", str(path)), deadline=deadline)
     if path.exists():
-        sys.stderr.write(f"nestctl: warning: '{path}' could not be removed.\n")
+        log.warning("'%s' could not be removed.", path)

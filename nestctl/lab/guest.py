@@ -76,7 +76,7 @@ def create_guest(level: Level, plan: GuestPlan, keys: LabKeys, deadline: Deadlin
             remove_files(level.shell, plan.place.directory, plan.name)
         except NestctlError as error:
             # What went wrong first is what the user has to know: often it is why this does not work, either.
-            log.warning("nestctl: warning: what was made of '%s' could not be removed: %s", plan.name, error)
+            log.warning("what was made of '%s' could not be removed: %s", plan.name, error)
         raise
 
 

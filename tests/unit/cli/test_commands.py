@@ -255,6 +255,16 @@ def test_a_log_file_has_everything(tmp_path: Path) -> None:
     assert "Traceback" not in completed.stderr
 
 
+@pytest.mark.parametrize("log_file", [None, "all.log"])
+def test_a_warning_is_shown_wherever_else_it_goes(log_file: str | None, tmp_path: Path) -> None:
+    options = f"log_file=pathlib.Path({log_file!r})" if log_file else ""
+    code = "import logging, pathlib; from nestctl.cli import _options; "
+    code += f"_options({options}); logging.getLogger('nestctl.lab.guest').warning('%d %% stay', 5)"
+    completed = subprocess.run((sys.executable, "-c", code), cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert completed.stderr == "nestctl: warning: 5 % stay\n"
+    assert not log_file or "nestctl.lab.guest: 5 % stay" in (tmp_path / log_file).read_text()
+
+
 def test_a_log_file_that_cannot_be_written_is_a_usage_error() -> None:
     result = run("--log-file", "nowhere/all.log", "image", "list")
     assert result.exit_code == ExitCode.USAGE
