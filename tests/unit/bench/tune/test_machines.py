@@ -143,7 +143,7 @@ def test_threads_of_a_qemu_are_seen_with_their_cpus() -> None:
     words = "/usr/bin/qemu-system-x86_64 -name guest=demo-seen,debug-threads=on"
     with subprocess.Popen(("bash", "-c", f'exec -a "{words}" sleep 60')) as process:
         try:
-            wait_until(lambda: words in Path(f"/proc/{process.pid}/cmdline").read_text(), timeout_s=30)
+            wait_until(lambda: Path(f"/proc/{process.pid}/cmdline").read_text().startswith(words), timeout_s=30)
             local = LocalShell()
             proof = Proof.model_validate({"in": "threads", "like": rf"^{process.pid} {{cpu}} sleep$"})
             (cpus,) = re.findall(r"^Cpus_allowed_list:\s*(\S+)$", Path("/proc/self/status").read_text(), re.MULTILINE)
