@@ -17,7 +17,7 @@ from nestctl.model.facts_document import parse_facts
 def check_this_machine(*, passive: bool = False, record: bool = False) -> Report:
     """Look at this machine and judge it; with `passive`, /dev/kvm is not opened and no program started.
 
-    Takes some hundredths of a second, at most fifteen seconds where guests hang. Only the main thread may call it.
+    Takes some hundredths of a second, fifteen seconds where guests hang at once. Only the main thread may call it.
     """
     return judge(read_facts(passive=passive, record=record))
 

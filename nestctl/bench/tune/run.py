@@ -174,12 +174,11 @@ def _was_interrupted(error: BaseException | None) -> bool:
 def _boot_and_measure(tuning: Tuning, visit: Visit, log: _Log) -> Results:
     """Boot the guest anew with a trial's change, and measure it once; the change of a machine ends with that."""
     trial, bed, settings = visit.trial, tuning.bed, tuning.settings
-    lab = change_lab(tuning.lab, trial) if trial else tuning.lab
     is_of_machine = trial is not None and trial.setting.is_of_machine
     _stop(tuning, trial if is_of_machine else None, log)
     with _changed(bed, trial):
         try:
-            _boot(tuning, trial, log)
+            lab = _boot(tuning, trial, log)
             with bed.open(lab) as way:
                 if trial:
                     _expect_in_effect(trial, way, lab)
@@ -211,12 +210,14 @@ def _switch_off(place: int, tuning: Tuning, log: _Log) -> None:
     tuning.bed.stop(tuning.way[place])
 
 
-def _boot(tuning: Tuning, trial: Trial | None, log: _Log) -> None:
-    """Boot the guest with a trial's change, or without."""
+def _boot(tuning: Tuning, trial: Trial | None, log: _Log) -> Lab:
+    """Boot the guest with a trial's change, or without; return the lab that is up then."""
+    lab = change_lab(tuning.lab, trial) if trial else tuning.lab
     place = tuning.way.index(trial.machine) if trial and trial.keys else _NOWHERE
     log.off, log.other = min(log.off, place), min(log.other, place)
-    tuning.bed.boot(change_lab(tuning.lab, trial) if trial else tuning.lab)
+    tuning.bed.boot(lab)
     log.off, log.other = _NOWHERE, place
+    return lab
 
 
 @contextmanager
